@@ -1,0 +1,170 @@
+"""What one partition says about itself, and its records decoded in that light.
+
+Feed it the partition's control records in offset order; it then decodes any record below the last of them as every other
+reader does: with the schemas that were published before that record, and not with what is installed.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from ctxlog.codec.avro import Decoder
+from ctxlog.codec.control import Control, decode_control
+from ctxlog.codec.framing import unframe
+from ctxlog.codec.schemas import Schema
+from ctxlog.core.arbitration import RULES
+from ctxlog.core.digests import record_digest
+from ctxlog.core.partitioner import partition_of
+from ctxlog.errors import SchemaError, UndecodableError
+from ctxlog.model.records import CONTROL_KEY, EventRecord, Record, Rejected
+
+_NEVER = 2**63
+
+
+class Published(NamedTuple):
+    """A schema, and the offset from which on it may be used in the partition."""
+
+    offset: int
+    decoder: Decoder
+
+
+class ControlRow(NamedTuple):
+    """What a control record amounts to. `void` says why it is without effect; None where it has one."""
+
+    offset: int
+    control: Control | None
+    void: str | None
+
+
+@lru_cache(maxsize=512)
+def _event_decoder(text: str) -> Decoder:
+    schema = Schema(text)
+    schema.check_event()
+    return Decoder(schema)
+
+
+class PartitionContext:
+    """The control state of one partition.
+
+    Attributes:
+        genesis: The control record that the partition begins with; None until it is read.
+        next_offset: All control records below it have been taken.
+        by_fingerprint, by_registry_id: What was published, by either claim.
+        copied_from: Log id of the source where the log is a copy.
+    """
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.genesis: Control | None = None
+        self.genesis_offset = _NEVER
+        self.next_offset = 0
+        self.by_fingerprint: dict[str, Published] = {}
+        self.by_registry_id: dict[int, Published] = {}
+        self.copied_from: str | None = None
+        self.copy_started_at = _NEVER
+        self.copy_finished_at = _NEVER
+        self._partitions = 1
+
+    @property
+    def log_id(self) -> str | None:
+        """Id of the log, as the genesis gives it."""
+        return self.genesis.data["log_id"] if self.genesis else None
+
+    def take(self, record: Record) -> ControlRow:
+        """Take the next control record."""
+        self.next_offset = record.offset + 1
+        try:
+            control = decode_control(record.value)
+        except UndecodableError as error:
+            return ControlRow(record.offset, None, error.reason)
+        return ControlRow(record.offset, control, self._apply(record.offset, control))
+
+    def _apply(self, offset: int, control: Control) -> str | None:
+        """Let a well-formed control record take effect; why it has none, or None."""
+        data = control.data
+        if self.genesis is None:
+            if control.kind != "Genesis":
+                return "it stands before the genesis"
+            if data["partitions"] <= self.partition or data["rules"] != RULES:
+                return "it is a genesis of other rules or another partition"
+            self.genesis, self.genesis_offset, self._partitions = control, offset, data["partitions"]
+            return None
+        if data["log_id"] != self.log_id:
+            return "it belongs to another log"
+        match control.kind:
+            case "SchemaPublished":
+                return self._publish(offset, control)
+            case "CopyStarted":
+                if offset != self.genesis_offset + 1:
+                    return "a copy starts directly after the genesis"
+                self.copied_from, self.copy_started_at = data["source_log_id"], offset
+            case "CopyFinished":
+                if data["source_log_id"] != self.copied_from or self.copy_finished_at != _NEVER:
+                    return "no copy from that log is under way"
+                self.copy_finished_at = offset
+            case "Genesis":
+                return "it is repeated"
+        return None
+
+    def _publish(self, offset: int, control: Control) -> str | None:
+        data = control.data
+        try:
+            decoder = _event_decoder(data["schema"])
+        except SchemaError as error:
+            return error.reason
+        schema = decoder.schema
+        if (data["name"], data["fingerprint"], data["digest"]) != (schema.name, schema.fingerprint, schema.digest.hex()):
+            return "name, fingerprint or digest are not the schema's"
+        published = Published(offset, decoder)
+        claimed = self.by_fingerprint.setdefault(schema.fingerprint, published) is published
+        if data["registry_id"] is not None:
+            claimed |= self.by_registry_id.setdefault(data["registry_id"], published) is published
+        return None if claimed else "it is repeated"
+
+    @property
+    def copying(self) -> bool:
+        """Whether a copy was started and is not finished."""
+        return self.copy_started_at != _NEVER and self.copy_finished_at == _NEVER
+
+    def decode(self, record: Record) -> EventRecord | Rejected:
+        """The event that a record is, or why it is none that a stream could take.
+
+        All control records below `record.offset` must have been taken.
+        """
+        if record.offset < self.genesis_offset:
+            return Rejected(record.offset, "undecodable")
+        try:
+            framed = unframe(record.value)
+            if framed.fingerprint is not None:
+                published = self.by_fingerprint.get(framed.fingerprint)
+            else:
+                published = self.by_registry_id.get(framed.registry_id or 0)
+            if published is None or published.offset > record.offset:
+                return Rejected(record.offset, "undecodable")
+            payload = published.decoder.decode(framed.body)
+        except UndecodableError:
+            return Rejected(record.offset, "undecodable")
+        schema = published.decoder.schema
+        meta = payload.pop("meta")
+        key = record.key
+        event = EventRecord(
+            record.partition,
+            record.offset,
+            record.time,
+            schema.name,
+            meta,
+            payload,
+            record_digest(schema.digest, key, framed.body),
+            len(framed.body),
+            schema.readable,
+        )
+        if (
+            key is None
+            or key == CONTROL_KEY
+            or key != meta["stream_id"].encode()
+            or partition_of(key, self._partitions) != self.partition
+            or (record.origin is None and self.copy_started_at < record.offset < self.copy_finished_at)
+        ):
+            return Rejected(record.offset, "misplaced", event)
+        return event

@@ -1,0 +1,51 @@
+"""Digests and the chain head: what makes a version of a context an id, as a commit is in git.
+
+Always over stored bytes and the same in every backend and framing. A 64-bit fingerprint can be forged, so the SHA-256 of the
+schema's canonical form stands in each record digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from ctxlog.core.canonical import canonical_json
+
+_sha256 = hashlib.sha256
+_NULL = b"\xff\xff\xff\xff"
+
+
+def prefixed(data: bytes | None) -> bytes:
+    """P(b): 4-byte big-endian length, then the bytes; P(null) is FFFFFFFF."""
+    return _NULL if data is None else len(data).to_bytes(4, "big") + data
+
+
+def schema_digest(canonical_form: str) -> bytes:
+    """SHA-256 of the UTF-8 Avro Parsing Canonical Form, 32 raw bytes."""
+    return _sha256(canonical_form.encode()).digest()
+
+
+def record_digest(schema: bytes, key: bytes | None, body: bytes) -> bytes:
+    """Digest of a decodable record. `schema` is its schema digest, `body` its Avro body without framing."""
+    return _sha256(b"\x01" + prefixed(schema) + prefixed(key) + prefixed(body)).digest()
+
+
+def undecodable_digest(key: bytes | None, value: bytes | None) -> bytes:
+    """Digest of a record whose value cannot be decoded, over its raw value."""
+    return _sha256(b"\x00" + prefixed(key) + prefixed(value)).digest()
+
+
+def chain_start(stream_id: str) -> bytes:
+    """H(0) of a stream."""
+    return _sha256(b"ctxlog:chain:1" + stream_id.encode()).digest()
+
+
+def chain_next(head: bytes, digest: bytes) -> bytes:
+    """H(n) from H(n-1) and the record digest of the n-th accepted event."""
+    return _sha256(head + digest).digest()
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 over the RFC 8785 JSON of a state as `ContextState.to_dict` gives it, lower-case hex."""
+    return _sha256(canonical_json(state)).hexdigest()

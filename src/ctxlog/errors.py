@@ -1,0 +1,177 @@
+"""Every deliberate exception of ctxlog.
+
+An error answers two questions. Will the same call succeed later? Then it is a `RetriableError`. Is the record in doubt?
+Then it is an `IntegrityError`. Coordinates are attributes; the message says where, what was expected and found, what was
+not done, and what to do next. Messages never hold payload text: they end up in other people's logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class CtxlogError(Exception):
+    """Base of all errors that ctxlog raises on purpose."""
+
+
+class RetriableError(CtxlogError):
+    """Nothing is wrong with the data; the same call, or the same call after a fresh read, can succeed."""
+
+
+class IntegrityError(CtxlogError):
+    """What the log holds is not what it must hold."""
+
+
+class InvalidInputError(CtxlogError, ValueError):
+    """What the caller handed in cannot be used. Nothing was changed."""
+
+
+class PointError(InvalidInputError):
+    """A point (`version:3`, `time:…`) cannot be read, or names something that the stream does not have."""
+
+
+class RecordTooLargeError(InvalidInputError):
+    """Key, value and headers of one record are larger than a log takes.
+
+    Attributes:
+        size: Bytes that the record would have.
+        limit: Bytes that a record may have.
+    """
+
+    def __init__(self, stream_id: str, size: int, limit: int) -> None:
+        self.stream_id = stream_id
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"stream {stream_id!r}: the record would have {size:,} bytes, the limit is {limit:,}; nothing was appended. "
+            "Keep large values outside the log and append a reference."
+        )
+
+
+class LogOpenError(CtxlogError):
+    """The log cannot be opened; the message gives each reason. Nothing was created or changed."""
+
+
+class LogBusyError(RetriableError):
+    """Another process holds the log for longer than the wait allows. Nothing was changed."""
+
+
+class LogClosedError(CtxlogError):
+    """The log was closed by this process; open it again to go on."""
+
+
+class StorageError(RetriableError):
+    """The storage below the log failed (disk full, no permission, unreadable file)."""
+
+
+class ConflictError(RetriableError):
+    """A precondition of an append did not hold where the log decided it; nothing was changed.
+
+    A retry reads the stream again and takes new event ids.
+
+    Attributes:
+        stream_id: The stream.
+        actual: Its version where the append was decided.
+        position: Where it was decided, as `PARTITION@OFFSET`, or None where that is no longer known.
+    """
+
+    def __init__(self, stream_id: str, actual: int, *, expected: str, position: str | None) -> None:
+        self.stream_id = stream_id
+        self.actual = actual
+        self.position = position
+        where = f" ({position})" if position else ""
+        super().__init__(
+            f"stream {stream_id!r}: expected {expected}, log is at {actual}{where}; nothing was changed. "
+            "Read the stream again and retry."
+        )
+
+
+class AbandonedError(RetriableError):
+    """An append was given up by the log before its last record came; nothing was changed. Append again with new ids."""
+
+    def __init__(self, stream_id: str) -> None:
+        self.stream_id = stream_id
+        super().__init__(
+            f"stream {stream_id!r}: the append was abandoned because 64 later ones opened before it was complete; "
+            "nothing was changed. Append again."
+        )
+
+
+class IndeterminateError(RetriableError):
+    """Whether the append happened cannot be known. Hand this error to `ContextLog.resolve`.
+
+    Attributes:
+        stream_id: The stream.
+        records: The encoded records (`ctxlog.model.records.NewRecord`), to be appended again byte for byte.
+        event_ids: Ids of the events in them, in index order.
+        conditional: Whether the append had a precondition or more than one event.
+    """
+
+    def __init__(self, stream_id: str, records: Sequence[Any], event_ids: Sequence[str], *, conditional: bool, cause: str) -> None:
+        self.stream_id = stream_id
+        self.records = tuple(records)
+        self.event_ids = tuple(event_ids)
+        self.conditional = conditional
+        super().__init__(
+            f"stream {stream_id!r}: it is not known whether {len(self.records)} record(s) were appended: {cause}. "
+            "Call ContextLog.resolve(error): it appends the same bytes again, and the first copy decides."
+        )
+
+
+class UndecodableError(IntegrityError):
+    """Bytes that are not one datum of their schema. Attribute `reason` is a short code."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class SchemaError(IntegrityError):
+    """A schema that a log may not carry. Attribute `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class NewerEventError(IntegrityError):
+    """The stream holds an event type that this release does not know; states from its version on need a newer one.
+
+    Attributes:
+        stream_id, version: Where the event was accepted.
+        type_name: Full name of its schema.
+    """
+
+    def __init__(self, stream_id: str, version: int, type_name: str) -> None:
+        self.stream_id = stream_id
+        self.version = version
+        self.type_name = type_name
+        super().__init__(
+            f"stream {stream_id!r}: version {version} is a {type_name}, which this release of ctxlog does not know; "
+            f"states up to version {version - 1} can be read. Install a newer ctxlog to read on."
+        )
+
+
+class BelowHorizonError(IntegrityError):
+    """The partition no longer holds its first records, so no stream in it can be folded from its beginning."""
+
+    def __init__(self, partition: int, first: int) -> None:
+        self.partition = partition
+        self.first = first
+        super().__init__(
+            f"partition {partition}: the first record kept is at offset {first}, expected 0; nothing was folded. "
+            "Older records were deleted; restore the log, or read a copy that has them."
+        )
+
+
+class PositionError(IntegrityError):
+    """A record is repeated or out of order."""
+
+
+class LineageError(IntegrityError):
+    """A fork's parent is not what the fork says it is, or the forks form a cycle or go too deep."""
+
+
+class ImportFailedError(CtxlogError):
+    """A source file cannot be imported, or differs from what was imported before. The message names the place."""
