@@ -108,7 +108,9 @@ class IndeterminateError(RetriableError):
         conditional: Whether the append had a precondition or more than one event.
     """
 
-    def __init__(self, stream_id: str, records: Sequence[Any], event_ids: Sequence[str], *, conditional: bool, cause: str) -> None:
+    def __init__(
+        self, stream_id: str, records: Sequence[Any], event_ids: Sequence[str], *, conditional: bool, cause: str
+    ) -> None:
         self.stream_id = stream_id
         self.records = tuple(records)
         self.event_ids = tuple(event_ids)

@@ -57,9 +57,7 @@ def encode_event(type_name: str, meta: dict[str, Any], payload: dict[str, Any]) 
         UnicodeEncodeError: A text holds a lone surrogate.
     """
     # A tuple names the union's branch; a plain dict would make fastavro try each (half the speed).
-    tagged = {
-        name: (_GROUPS[name], value) if value is not None and name in _GROUPS else value for name, value in meta.items()
-    }
+    tagged = {name: (_GROUPS[name], value) if value is not None and name in _GROUPS else value for name, value in meta.items()}
     out = BytesIO()
     fastavro.schemaless_writer(out, _encoder(type_name), {"meta": tagged, **payload})
     return out.getvalue()

@@ -192,7 +192,8 @@ def _covers(writer: Any, reader: Any, in_writer: dict[str, Any], in_reader: dict
         return _covers(writer[inner], reader[inner], in_writer, in_reader)
     theirs = {field["name"]: field["type"] for field in writer["fields"]}
     return all(
-        field["name"] in theirs and _covers(theirs[field["name"]], field["type"], in_writer, in_reader) for field in reader["fields"]
+        field["name"] in theirs and _covers(theirs[field["name"]], field["type"], in_writer, in_reader)
+        for field in reader["fields"]
     )
 
 

@@ -76,13 +76,20 @@ class Arbiter:
         self._open_max = open_max
 
     def restore(self, version: int, head: bytes, targets: dict[str, int], decided: list[tuple[str, int]], forgotten: int) -> None:
-        """Take up the arbitration where a snapshot left it, without its open appends: offer their held records again."""
+        """Take up the arbitration where a snapshot left it, without its open appends; `hold` brings those."""
         self.version = version
         self.head = head
         self.targets = targets
         self.decided = dict(decided)
         self._order = deque(self.decided)
         self.forgotten = forgotten
+
+    def hold(self, append_id: str, count: int, events: list[EventRecord]) -> None:
+        """Take up an open append where a snapshot left it; oldest append first."""
+        opened = self.open[append_id] = OpenAppend(count)
+        for event in events:
+            group = event.meta["append"]
+            opened.held[group["index"]] = event
 
     def remembered(self) -> list[tuple[str, int]]:
         """The decided ids and what became of them, oldest first."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ctxlog.core.canonical import canonical_json
 
-_sha256 = hashlib.sha256
+sha256 = hashlib.sha256
 _NULL = b"\xff\xff\xff\xff"
 
 
@@ -23,29 +23,29 @@ def prefixed(data: bytes | None) -> bytes:
 
 def schema_digest(canonical_form: str) -> bytes:
     """SHA-256 of the UTF-8 Avro Parsing Canonical Form, 32 raw bytes."""
-    return _sha256(canonical_form.encode()).digest()
+    return sha256(canonical_form.encode()).digest()
 
 
 def record_digest(schema: bytes, key: bytes | None, body: bytes) -> bytes:
     """Digest of a decodable record. `schema` is its schema digest, `body` its Avro body without framing."""
-    return _sha256(b"\x01" + prefixed(schema) + prefixed(key) + prefixed(body)).digest()
+    return sha256(b"\x01" + prefixed(schema) + prefixed(key) + prefixed(body)).digest()
 
 
 def undecodable_digest(key: bytes | None, value: bytes | None) -> bytes:
     """Digest of a record whose value cannot be decoded, over its raw value."""
-    return _sha256(b"\x00" + prefixed(key) + prefixed(value)).digest()
+    return sha256(b"\x00" + prefixed(key) + prefixed(value)).digest()
 
 
 def chain_start(stream_id: str) -> bytes:
     """H(0) of a stream."""
-    return _sha256(b"ctxlog:chain:1" + stream_id.encode()).digest()
+    return sha256(b"ctxlog:chain:1" + stream_id.encode()).digest()
 
 
 def chain_next(head: bytes, digest: bytes) -> bytes:
     """H(n) from H(n-1) and the record digest of the n-th accepted event."""
-    return _sha256(head + digest).digest()
+    return sha256(head + digest).digest()
 
 
 def state_digest(state: Mapping[str, Any]) -> str:
     """SHA-256 over the RFC 8785 JSON of a state as `ContextState.to_dict` gives it, lower-case hex."""
-    return _sha256(canonical_json(state)).hexdigest()
+    return sha256(canonical_json(state)).hexdigest()

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from ctxlog.core.arbitration import Arbiter, Verdict
 from ctxlog.core.evolve import Evolving
-from ctxlog.errors import PositionError
-from ctxlog.model.records import EventRecord
+from ctxlog.errors import LineageError, NewerEventError, PositionError
+from ctxlog.model.records import Accepted, EventRecord
 from ctxlog.model.state import ContextState, Parent
 
 ParentState = Callable[[Parent], ContextState]
@@ -29,6 +29,7 @@ class StreamFold:
         version, head: Number of applied events, and the chain head there.
         rejected: Number of records rejected so far.
         done: Whether `stop_version` is reached; nothing can be offered any more.
+        failure: Why there is no state from some version on; arbitration goes on all the same.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class StreamFold:
         "effect_offset",
         "effect_time",
         "evolving",
+        "failure",
         "head",
         "offset",
         "rejected",
@@ -56,6 +58,7 @@ class StreamFold:
         self.effect_offset = -1
         self.effect_time = -1
         self.rejected = 0
+        self.failure: NewerEventError | LineageError | None = None
         self._parent_state = parent_state
 
     def offer(self, event: EventRecord) -> Verdict:
@@ -64,7 +67,6 @@ class StreamFold:
         Raises:
             PositionError: The record is repeated or out of order. A fold never skips: the caller knows whether the log
                 explains it, the fold cannot.
-            NewerEventError, LineageError: An accepted event cannot be applied.
         """
         if event.offset <= self.offset:
             raise PositionError(
@@ -75,9 +77,8 @@ class StreamFold:
         verdict = self.arbiter.offer(event)
         if verdict.accepted:
             for accepted in verdict.accepted:
-                self.evolving.apply(accepted)
-                if accepted.version == 1 and self.evolving.parent is not None:
-                    self.evolving.inherit(self._parent_state(self.evolving.parent))
+                if self.failure is None:
+                    self._apply(accepted)
                 self.version, self.head = accepted.version, accepted.head
                 if accepted.version == self._stop_version:
                     # An append is all or nothing in the log; a version inside it is still a version.
@@ -89,6 +90,21 @@ class StreamFold:
             self.rejected += len(verdict.rejected)
         return verdict
 
+    def _apply(self, accepted: Accepted) -> None:
+        try:
+            self.evolving.apply(accepted)
+            if accepted.version == 1 and self.evolving.parent is not None:
+                self.evolving.inherit(self._parent_state(self.evolving.parent))
+        except (NewerEventError, LineageError) as error:
+            self.failure = error
+
     def state(self) -> ContextState:
-        """The state at the current version."""
+        """The state at the current version.
+
+        Raises:
+            NewerEventError: This release does not know an event of the stream.
+            LineageError: A fork's parent is not what the fork says.
+        """
+        if self.failure is not None:
+            raise self.failure
         return self.evolving.state(self.version, self.head)

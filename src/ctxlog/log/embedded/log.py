@@ -1,0 +1,267 @@
+"""The embedded log on SQLite: write-ahead log, one writer at a time, any number of readers.
+
+One transaction an append: it takes the write lock, sees the last offset, time and link of each partition, and inserts. So offsets have
+no gaps, log time never goes back, and each record is tied to the one before it. COMMIT returns when the disk has it
+(`synchronous=FULL`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctxlog.errors import IntegrityError, LogBusyError, LogClosedError, LogOpenError, StorageError
+from ctxlog.log.embedded import file
+from ctxlog.log.embedded.file import OFFSET_BITS, link_of
+from ctxlog.log.protocol import Bounds, OutcomeUnknownError
+from ctxlog.model.records import NewRecord, Origin, Placed, Position, Record
+
+_OFFSET_MASK = (1 << OFFSET_BITS) - 1
+
+PAGE_BYTES = 4 * 1024 * 1024
+"""About what one read fetches at once: enough to be fast, little beside a process's memory."""
+
+POLL_SECONDS = 0.02
+"""How often `wait` looks. SQLite tells nobody about commits; a look costs some 10 µs."""
+
+_SELECT = "SELECT r.id, r.recorded_at, s.key, r.value, r.origin{} FROM records r JOIN streams s ON s.id = r.stream"
+
+
+class EmbeddedLog:
+    """A log in one SQLite file. Threads may share one; a process that was forked reconnects by itself.
+
+    Args:
+        path: Folder of the log; the file in it is `log.sqlite`.
+        create: Create the log where there is none.
+        partitions: For a new log; an existing one keeps its own.
+
+    Raises:
+        LogOpenError: There is no log and `create` is False, or what is there is no log.
+        StorageError: The log cannot be created.
+    """
+
+    def __init__(self, path: Path | str, *, create: bool = True, partitions: int = 1) -> None:
+        self.folder = Path(path)
+        self.url = f"embedded:{path}"
+        self._file = self.folder / file.LOG_FILE
+        if not self._file.exists():
+            if not create:
+                raise LogOpenError(f"{self.folder}: there is no log here; nothing was created. `ctxlog init` creates one.")
+            file.create(self._file, partitions)
+        self.log_id, self.partitions = file.check(self._file)
+        self._lock = threading.RLock()
+        self._connect()
+
+    def _connect(self) -> None:
+        self._pid = os.getpid()
+        self._closed = False
+        self._writer = file.connect(self._file)
+        self._readers = threading.local()
+        self._open: list[sqlite3.Connection] = [self._writer]
+
+    def _reader(self) -> sqlite3.Connection:
+        """This thread's connection for reading."""
+        self._check_open()
+        reader: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+        if reader is None:
+            reader = self._readers.connection = file.connect(self._file)
+            self._open.append(reader)
+        return reader
+
+    def _check_open(self) -> None:
+        if self._pid != os.getpid():
+            # SQLite's connections do not survive a fork. The parent's are kept, unused: closing them here would let go of locks.
+            _ORPHANS.append((self._writer, self._open))
+            self._lock = threading.RLock()
+            self._connect()
+        if self._closed:
+            raise LogClosedError(f"{self.folder}: the log was closed; nothing was read or appended. Open it again.")
+
+    def append(self, records: Sequence[NewRecord]) -> list[Placed]:
+        """See `EventLog.append`. Here it is atomic too: all of the records or none."""
+        self._check_open()
+        with self._lock:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                raise self._failure(error) from error
+            try:
+                placed = self._insert(records)
+            except sqlite3.Error as error:
+                self._roll_back()
+                raise self._failure(error) from error
+            except BaseException:
+                self._roll_back()
+                raise
+            try:
+                self._writer.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._roll_back()
+                raise OutcomeUnknownError(f"{self.folder}: the commit failed: {error}") from error
+            return placed
+
+    def _insert(self, records: Sequence[NewRecord]) -> list[Placed]:
+        now = time.time_ns() // 1_000_000
+        last: dict[int, tuple[int, int, bytes]] = {}
+        streams: dict[bytes, int] = {}
+        placed, rows = [], []
+        for new in records:
+            partition = new.partition
+            if partition not in last:
+                last[partition] = self._last(partition)
+            offset, recorded_at, link = last[partition]
+            record = Record(partition, offset + 1, max(now, recorded_at), new.key, new.value, new.origin)
+            link = link_of(link, record)
+            last[partition] = (record.offset, record.recorded_at, link)
+            if new.key not in streams:
+                streams[new.key] = self._stream(new.key)
+            origin = str(new.origin) if new.origin else None
+            rows.append((partition << OFFSET_BITS | record.offset, streams[new.key], record.recorded_at, new.value, origin, link))
+            placed.append(Placed(Position(partition, record.offset), record.recorded_at))
+        self._writer.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
+        return placed
+
+    def _last(self, partition: int) -> tuple[int, int, bytes]:
+        if not 0 <= partition < self.partitions:
+            raise ValueError(f"partition {partition} of a log that has {self.partitions}")
+        row = self._writer.execute(
+            "SELECT id, recorded_at, link FROM records WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1", _span(partition)
+        ).fetchone()
+        return (-1, 0, b"") if row is None else (row[0] & _OFFSET_MASK, row[1], row[2])
+
+    def _stream(self, key: bytes) -> int:
+        row = self._writer.execute("SELECT id FROM streams WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            row = self._writer.execute("INSERT INTO streams (key) VALUES (?) RETURNING id", (key,)).fetchone()
+        return int(row[0])
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+
+    def _failure(self, error: sqlite3.Error) -> LogBusyError | StorageError:
+        if "locked" in str(error):
+            return LogBusyError(
+                f"{self.folder}: another process wrote for longer than {file.BUSY_SECONDS:.0f} s; nothing was appended. Try again."
+            )
+        return StorageError(f"{self.folder}: {error}; nothing was appended. Check the disk and try again.")
+
+    def bounds(self, partition: int) -> Bounds:
+        """See `EventLog.bounds`."""
+        first, last = self._query(
+            "SELECT (SELECT min(id) FROM records WHERE id BETWEEN ?1 AND ?2), (SELECT max(id) FROM records WHERE id BETWEEN ?1 AND ?2)",
+            _span(partition),
+        )[0]
+        return Bounds(0, 0) if first is None else Bounds(first & _OFFSET_MASK, (last & _OFFSET_MASK) + 1)
+
+    def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
+        """See `EventLog.read`. With `key` the index is used, and only its records are touched."""
+        for record, _ in self.read_linked(partition, start, end, key=key):
+            yield record
+
+    def read_linked(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[tuple[Record, bytes]]:
+        """As `read`, each record with the link that is stored with it, for verification."""
+        base = partition << OFFSET_BITS
+        where = " WHERE r.id >= ? AND r.id < ?"
+        if key is not None:
+            where += " AND r.stream = (SELECT id FROM streams WHERE key = ?)"
+        statement = _SELECT.format(", r.link") + where + " ORDER BY r.id LIMIT ?"
+        limit = 64
+        while start < end:
+            bound = (base | start, base | min(end, _OFFSET_MASK), *(() if key is None else (key,)), limit)
+            rows = self._query(statement, bound)
+            size = 1
+            for row_id, recorded_at, row_key, value, origin, link in rows:
+                size += len(value) if value is not None else 0
+                start = (row_id & _OFFSET_MASK) + 1
+                yield (
+                    Record(partition, start - 1, recorded_at, row_key, value, None if origin is None else _origin(origin)),
+                    link,
+                )
+            if len(rows) < limit:
+                return
+            limit = max(16, min(4096, PAGE_BYTES * limit // size))
+
+    def offset_at(self, partition: int, time_ms: int) -> int:
+        """See `EventLog.offset_at`. Log time never goes back here, so a binary search finds it."""
+        low, high = self.bounds(partition)
+        while low < high:
+            middle = (low + high) // 2
+            row = self._query(
+                "SELECT id, recorded_at FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
+                (partition << OFFSET_BITS | middle, partition << OFFSET_BITS | high),
+            )
+            if not row or row[0][1] >= time_ms:
+                high = middle
+            else:
+                low = (row[0][0] & _OFFSET_MASK) + 1
+        return low
+
+    def keys(self, partition: int) -> Iterator[bytes]:
+        """See `EventLog.keys`."""
+        rows = self._query(
+            "SELECT key FROM streams s WHERE EXISTS (SELECT 1 FROM records r WHERE r.stream = s.id AND r.id BETWEEN ? AND ?)"
+            " ORDER BY id",
+            _span(partition),
+        )
+        return (key for (key,) in rows)
+
+    def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
+        """See `EventLog.wait`."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            found = self.bounds(partition).end
+            left = deadline - time.monotonic()
+            if found > end or left <= 0:
+                return found
+            time.sleep(min(POLL_SECONDS, left))
+
+    def problems(self) -> list[str]:
+        """What SQLite itself finds wrong with the file, its index included; empty where it finds nothing."""
+        try:
+            rows = self._reader().execute("PRAGMA integrity_check(20)").fetchall()
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        return [text for (text,) in rows if text != "ok"]
+
+    def close(self) -> None:
+        """See `EventLog.close`."""
+        if self._closed or self._pid != os.getpid():
+            self._closed = True
+            return
+        with self._lock:
+            self._closed = True
+            for connection in self._open:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+            self._open.clear()
+
+    def _query(self, statement: str, bound: Sequence[Any]) -> list[Any]:
+        try:
+            return self._reader().execute(statement, bound).fetchall()
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"{self.folder}: cannot be read: {error}. Check the disk and try again.") from error
+        except sqlite3.DatabaseError as error:
+            raise IntegrityError(f"{self.folder}: the file is damaged: {error}. Restore it from a copy.") from error
+
+
+_ORPHANS: list[object] = []
+"""Connections of a parent process, kept from being closed in a forked child."""
+
+
+def _span(partition: int) -> tuple[int, int]:
+    return partition << OFFSET_BITS, partition << OFFSET_BITS | _OFFSET_MASK
+
+
+def _origin(text: str) -> Origin:
+    try:
+        return Origin.parse(text)
+    except ValueError:
+        raise IntegrityError("a record's origin cannot be read; nothing was folded. Restore the log from a copy.") from None

@@ -1,0 +1,63 @@
+"""The log carries its schemas: a writer uses one in a partition only after reading its publication back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from ctxlog.codec.control import encode_control, schema_published
+from ctxlog.codec.partition import PartitionContext
+from ctxlog.codec.schemas import shipped
+from ctxlog.errors import IntegrityError, LogOpenError
+from ctxlog.log.protocol import EventLog
+
+
+class Contexts(Protocol):
+    """Gives the control state of a partition, with all control records below `end` taken."""
+
+    def context(self, partition: int, end: int) -> PartitionContext:
+        """See `ctxlog.replay.reader.LogReader.context`."""
+        ...
+
+
+class Publisher:
+    """Sees to it that the shipped schemas that a writer uses are published in the partitions where it uses them."""
+
+    def __init__(self, log: EventLog, contexts: Contexts) -> None:
+        self._log = log
+        self._contexts = contexts
+        self._known: set[tuple[int, str]] = set()
+
+    def ensure(self, partition: int, type_names: Iterable[str]) -> None:
+        """Publish what is missing, and read it back.
+
+        Raises:
+            LogOpenError: A copy into this log is not finished, so nothing else may be written.
+            IntegrityError: The fingerprint of a schema was claimed by another one.
+        """
+        missing = sorted({name for name in type_names if (partition, name) not in self._known})
+        if not missing:
+            return
+        context = self._now(partition)
+        if context.copying:
+            raise LogOpenError(
+                f"{self._log.url}: a copy into this log was started and is not finished; nothing was appended. "
+                "Run the same `ctxlog copy` again to finish it."
+            )
+        unpublished = [shipped(name) for name in missing if shipped(name).fingerprint not in context.by_fingerprint]
+        if unpublished:
+            self._log.append(
+                [encode_control(partition, schema_published(self._log.log_id, schema, None)) for schema in unpublished]
+            )
+            context = self._now(partition)
+        for name in missing:
+            published = context.by_fingerprint.get(shipped(name).fingerprint)
+            if published is None or published.decoder.schema.digest != shipped(name).digest:
+                raise IntegrityError(
+                    f"{self._log.url}: partition {partition} does not hold the schema of {name} under its fingerprint; "
+                    "nothing was appended. Check who may write to this log."
+                )
+            self._known.add((partition, name))
+
+    def _now(self, partition: int) -> PartitionContext:
+        return self._contexts.context(partition, self._log.bounds(partition).end)

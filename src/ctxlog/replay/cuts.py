@@ -1,0 +1,76 @@
+"""Cuts: one version in each of several streams, kept as a JSON file so that the same question can be asked again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctxlog.errors import IntegrityError, PointError
+
+CUT_BYTES_MAX = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A version in each of several streams of one log, with the chain heads there.
+
+    Attributes:
+        log_id: The log.
+        at: The point that each stream was asked for.
+        streams: Version by stream.
+        chain_heads: Chain head by stream, lower-case hex.
+    """
+
+    log_id: str
+    at: str
+    streams: Mapping[str, int]
+    chain_heads: Mapping[str, str]
+
+    def version(self, stream_id: str) -> int:
+        """The version of a stream. Raises `PointError` where the cut does not name it."""
+        if stream_id not in self.streams:
+            raise PointError(f"the cut names {len(self.streams)} stream(s), and {stream_id!r} is none of them")
+        return self.streams[stream_id]
+
+    def check(self, stream_id: str, version: int, chain_head: str) -> None:
+        """Check that the log still holds what the cut was made from. Raises `IntegrityError`."""
+        expected = self.chain_heads.get(stream_id)
+        if expected is not None and expected != chain_head:
+            raise IntegrityError(
+                f"stream {stream_id!r}@{version}: the cut has chain head {expected}, the log {chain_head}; "
+                "the log is not what it was when the cut was made."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {"log_id": self.log_id, "at": self.at, "streams": dict(self.streams), "chain_heads": dict(self.chain_heads)}
+
+
+def read_cut(path: str, log_id: str) -> Cut:
+    """Read the cut in a file.
+
+    Raises:
+        PointError: The file holds no cut, or one of another log.
+    """
+    try:
+        if Path(path).stat().st_size > CUT_BYTES_MAX:
+            raise PointError(f"cut:{path}: expected at most {CUT_BYTES_MAX:,} bytes")
+        data = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise PointError(f"cut:{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise PointError(f"cut:{path}: is not JSON") from None
+    streams = data.get("streams") if isinstance(data, dict) else None
+    heads = data.get("chain_heads", {}) if isinstance(data, dict) else None
+    if (
+        not isinstance(streams, dict)
+        or not all(type(version) is int and version >= 0 for version in streams.values())
+        or not isinstance(heads, dict)
+    ):
+        raise PointError(f'cut:{path}: expected {{"log_id": …, "streams": {{STREAM: VERSION}}}}, as `ctxlog replay` prints it')
+    if data.get("log_id") != log_id:
+        raise PointError(f"cut:{path}: was made of log {data.get('log_id')}, this is log {log_id}")
+    return Cut(log_id, str(data.get("at", "")), streams, heads)

@@ -1,0 +1,93 @@
+"""The history of a stream: every record, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ctxlog.core.arbitration import Arbiter
+from ctxlog.model.records import EventRecord, Rejected
+
+if TYPE_CHECKING:
+    from ctxlog.replay.replayer import Replayer
+
+
+class Entry(NamedTuple):
+    """One record of a stream.
+
+    Attributes:
+        outcome: `accepted`, `open` (its append is not complete), or why it was rejected.
+        version: The version that an accepted event made; None otherwise.
+        partition, offset: Where the record stands.
+        effect_offset: The record at which it was decided.
+        time: The log's time of the record that decided, ms since 1970 UTC (the origin's in a copy).
+        type: Full name of the event type; empty where the record cannot be decoded.
+        meta, payload: The event; empty where the record cannot be decoded.
+        chain_head: Id of the version, lower-case hex; None where not accepted.
+    """
+
+    outcome: str
+    version: int | None
+    partition: int
+    offset: int
+    effect_offset: int
+    time: int
+    type: str
+    meta: dict[str, Any]
+    payload: dict[str, Any]
+    chain_head: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return self._asdict()
+
+
+class Historian:
+    """Goes through one stream's records; `read_on` can be called again as the log grows."""
+
+    def __init__(self, replayer: Replayer, stream_id: str) -> None:
+        self._reader = replayer.reader
+        self._arbiter = Arbiter(stream_id)
+        self._partition = replayer.reader.partition(stream_id)
+        self._next_offset = 0
+
+    def read_on(self, end: int) -> Iterator[Entry]:
+        """What was decided by the records below `end` that were not read before."""
+        for record, event in self._reader.records(self._arbiter.stream_id, self._next_offset, end):
+            self._next_offset = record.offset + 1
+            if isinstance(event, Rejected):
+                yield self._rejected(event, record.time)
+                continue
+            verdict = self._arbiter.offer(event)
+            for rejected in verdict.rejected:
+                yield self._rejected(rejected, record.time)
+            for accepted in verdict.accepted:
+                yield self._entry(
+                    "accepted", accepted.event, accepted.offset, record.time, version=accepted.version, head=accepted.head.hex()
+                )
+
+    def open(self) -> Iterator[Entry]:
+        """The records that open appends hold, as far as was read."""
+        for opened in self._arbiter.open.values():
+            for event in opened.held.values():
+                yield self._entry("open", event, event.offset, event.time)
+
+    def _rejected(self, rejected: Rejected, time: int) -> Entry:
+        decided_at = max(rejected.offset, rejected.decided_at)
+        if rejected.event is None:
+            return Entry(rejected.reason, None, self._partition, rejected.offset, decided_at, time, "", {}, {}, None)
+        return self._entry(rejected.reason, rejected.event, decided_at, time)
+
+    def _entry(
+        self, outcome: str, event: EventRecord, decided_at: int, time: int, *, version: int | None = None, head: str | None = None
+    ) -> Entry:
+        return Entry(
+            outcome, version, self._partition, event.offset, decided_at, time, event.type, event.meta, event.payload, head
+        )
+
+
+def history(replayer: Replayer, stream_id: str, end: int) -> Iterator[Entry]:
+    """Every record of a stream below `end`, in the order in which they were decided; open ones last."""
+    historian = Historian(replayer, stream_id)
+    yield from historian.read_on(end)
+    yield from historian.open()

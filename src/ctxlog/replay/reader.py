@@ -1,0 +1,63 @@
+"""One stream of a log, decoded: the control records of its partition first, then its own records by key."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from ctxlog.codec.partition import PartitionContext
+from ctxlog.core.partitioner import partition_of
+from ctxlog.errors import BelowHorizonError, LogOpenError
+from ctxlog.log.protocol import EventLog
+from ctxlog.model.records import CONTROL_KEY, EventRecord, Record, Rejected
+
+
+class LogReader:
+    """Decodes the records of a log. Keeps each partition's control state, and reads on from where it stands.
+
+    Raises:
+        LogOpenError: A partition has no genesis, or another one than partition 0.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self.log = log
+        self._contexts = {partition: PartitionContext(partition) for partition in range(log.partitions)}
+        self._lock = threading.Lock()
+        for partition in range(log.partitions):
+            found = self.context(partition, log.bounds(partition).end).genesis
+            if found is None:
+                raise LogOpenError(
+                    f"{log.url}: partition {partition} has no genesis of rules that this release knows; nothing was read. "
+                    "Restore the log from a copy, or install the ctxlog that wrote it."
+                )
+            if (found.data["log_id"], found.data["partitions"]) != (log.log_id, log.partitions):
+                raise LogOpenError(
+                    f"{log.url}: partition {partition} belongs to another log than the one that was opened; nothing was read."
+                )
+
+    def partition(self, stream_id: str) -> int:
+        """The partition of a stream."""
+        return partition_of(stream_id.encode(), self.log.partitions)
+
+    def context(self, partition: int, end: int) -> PartitionContext:
+        """The control state of a partition, with all control records below `end` taken."""
+        context = self._contexts[partition]
+        with self._lock:
+            if context.next_offset < end:
+                for record in self.log.read(partition, context.next_offset, end, key=CONTROL_KEY):
+                    context.take(record)
+                context.next_offset = max(context.next_offset, end)
+        return context
+
+    def check_horizon(self, partition: int) -> None:
+        """Refuse to fold a suffix. Raises `BelowHorizonError`."""
+        first = self.log.bounds(partition).first
+        if first > 0:
+            raise BelowHorizonError(partition, first)
+
+    def records(self, stream_id: str, start: int, end: int) -> Iterator[tuple[Record, EventRecord | Rejected]]:
+        """The records of one stream at `start` <= offset < `end`, each with what it decodes to."""
+        partition = self.partition(stream_id)
+        context = self.context(partition, end)
+        for record in self.log.read(partition, start, end, key=stream_id.encode()):
+            yield record, context.decode(record)

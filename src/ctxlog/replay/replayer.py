@@ -1,0 +1,278 @@
+"""Replay: fold a stream again, without effects, up to a point.
+
+    point -> end of the question (fixed first) -> snapshot, where one fits -> records by key -> fold -> state and manifest
+
+The end is an offset below the partition's end, or the first record that is too late; never "nothing came for a while".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from ctxlog.codec.schemas import shipped
+from ctxlog.core.arbitration import RULES, Arbiter
+from ctxlog.core.digests import prefixed, sha256, state_digest
+from ctxlog.core.evolve import FOLD_VERSION, KNOWN_TYPES
+from ctxlog.core.fold import StreamFold
+from ctxlog.errors import IntegrityError, LineageError, PointError
+from ctxlog.log.protocol import EventLog
+from ctxlog.model.points import AtCut, AtDecision, AtEvent, AtOccurred, AtOffset, AtTime, AtVersion, Latest, Point
+from ctxlog.model.records import CONTROL_KEY, Accepted, EventRecord, Position, Record, Rejected
+from ctxlog.model.state import ContextState, Parent
+from ctxlog.replay.cuts import read_cut
+from ctxlog.replay.decisions import version_read
+from ctxlog.replay.manifest import Manifest, Replay
+from ctxlog.replay.reader import LogReader
+from ctxlog.replay.snapshots import SNAPSHOT_BYTES, SNAPSHOT_EVENTS, Chunks, Snapshot, SnapshotStore
+
+LINEAGE_MAX = 64
+"""Forks of forks that are composed. Part of the fold's meaning."""
+
+Outcome = Accepted | Rejected
+Seen = Callable[[Sequence[Outcome], int], None]
+
+
+class StreamCursor:
+    """One stream's fold with the place in the log that it has reached; `Replayer.advance` moves it on."""
+
+    __slots__ = ("bytes_since", "chunks", "events_since", "fold", "next_offset", "started_from", "time_max")
+
+    def __init__(self, fold: StreamFold) -> None:
+        self.fold = fold
+        self.next_offset = 0
+        self.started_from = 0
+        self.time_max = -1
+        self.events_since = 0
+        self.bytes_since = 0
+        self.chunks: Chunks = {}
+
+
+class Replayer:
+    """Answers what a context held at a point.
+
+    Args:
+        log: The log.
+        snapshots: Where to keep folds; None works from zero, to the same bytes.
+    """
+
+    def __init__(self, log: EventLog, snapshots: SnapshotStore | None = None) -> None:
+        self.log = log
+        self.reader = LogReader(log)
+        self._snapshots = snapshots
+
+    def replay(self, stream_id: str, at: Point) -> Replay:
+        """The state of a stream at a point, with its manifest.
+
+        Raises:
+            PointError: The stream has no such point.
+            NewerEventError: The state needs a newer release.
+            IntegrityError: What the log holds cannot be folded; subclasses say what is wrong.
+        """
+        end = self.end(stream_id)
+        version, offset_end, time_us = None, end, None
+        match at:
+            case AtVersion(number):
+                version = number
+            case AtOffset(offset):
+                if offset >= end:
+                    raise PointError(f"{at}: partition {self.reader.partition(stream_id)} ends before offset {end}")
+                offset_end = offset + 1
+            case AtTime(instant):
+                time_us = instant
+            case AtOccurred() | AtEvent() | AtDecision() | AtCut():
+                version = self._version_at(stream_id, at, end)
+            case Latest():
+                pass
+        cursor = self.open(stream_id, end=offset_end, stop_version=version, time_us=time_us)
+        self.advance(cursor, offset_end, time_us=time_us)
+        fold = cursor.fold
+        if version is not None and fold.version < version:
+            raise PointError(f"stream {stream_id!r} is at version {fold.version}; there is no version {version}")
+        if isinstance(at, AtCut):
+            read_cut(at.path, self.log.log_id).check(stream_id, fold.version, fold.head.hex())
+        provisional = isinstance(at, AtTime) and not self._has_later(stream_id, at.time_us, end)
+        return self._result(cursor, at, provisional=provisional)
+
+    def end(self, stream_id: str) -> int:
+        """Where the stream's partition ends now. Raises `BelowHorizonError`."""
+        partition = self.reader.partition(stream_id)
+        self.reader.check_horizon(partition)
+        return self.log.bounds(partition).end
+
+    def open(
+        self,
+        stream_id: str,
+        *,
+        end: int,
+        stop_version: int | None = None,
+        time_us: int | None = None,
+        lineage: tuple[str, ...] = (),
+    ) -> StreamCursor:
+        """A cursor at the latest snapshot within the limits, or at the beginning. Nothing is read on yet."""
+        cursor = StreamCursor(self._new_fold(stream_id, stop_version, lineage))
+        if self._snapshots is None or cursor.fold.done:
+            return cursor
+        time_max = None if time_us is None else time_us // 1000
+        snapshot = self._snapshots.load(self.log.log_id, cursor.fold, end=end, version_max=stop_version, time_max=time_max)
+        if snapshot is None:
+            return cursor
+        if not self._hold_again(stream_id, snapshot):
+            return StreamCursor(self._new_fold(stream_id, stop_version, lineage))
+        cursor.next_offset, cursor.time_max, cursor.chunks = snapshot.offset + 1, snapshot.time_max, snapshot.chunks
+        cursor.started_from = cursor.fold.version
+        cursor.fold.done = cursor.fold.version == stop_version
+        return cursor
+
+    def advance(
+        self,
+        cursor: StreamCursor,
+        end: int,
+        *,
+        time_us: int | None = None,
+        seen: Seen | None = None,
+    ) -> None:
+        """Offer the stream's records below `end` to the fold, up to, and without, the first one later than `time_us`.
+
+        Args:
+            cursor: What `open` gave, as far as it came.
+            end: Offset to stop before; at most the partition's end.
+            time_us: Instant of the log's clock to stop after, µs since 1970 UTC.
+            seen: Called for each record with what it brought about, and the version of the stream after it.
+        """
+        fold = cursor.fold
+        if fold.done:
+            return
+        stream_id = fold.arbiter.stream_id
+        for record, event in self.reader.records(stream_id, cursor.next_offset, end):
+            if time_us is not None and record.time * 1000 > time_us:
+                return
+            outcomes: list[Outcome] = []
+            if isinstance(event, Rejected):
+                fold.rejected += 1
+                outcomes.append(event)
+            else:
+                verdict = fold.offer(event)
+                cursor.bytes_since += event.size
+                outcomes.extend(verdict.accepted)
+                outcomes.extend(verdict.rejected)
+            cursor.next_offset = record.offset + 1
+            cursor.time_max = max(cursor.time_max, record.time)
+            cursor.events_since += 1
+            if seen is not None:
+                seen(outcomes, fold.arbiter.version)
+            if fold.done:
+                return
+            if cursor.events_since >= SNAPSHOT_EVENTS or cursor.bytes_since >= SNAPSHOT_BYTES:
+                self._save(cursor, record)
+        cursor.next_offset = max(cursor.next_offset, end)
+
+    def accepted(self, stream_id: str, end: int) -> Iterator[Accepted]:
+        """The accepted events of a stream below `end`, without folding them."""
+        arbiter = Arbiter(stream_id)
+        for _, event in self.reader.records(stream_id, 0, end):
+            if isinstance(event, EventRecord):
+                yield from arbiter.offer(event).accepted
+
+    def state_at(self, parent: Parent, lineage: tuple[str, ...] = ()) -> ContextState:
+        """The state that a fork starts from.
+
+        Raises:
+            LineageError: The parent is not what the fork says, or the forks form a cycle or go too deep.
+        """
+        where = f"stream {lineage[-1]!r} goes on from {parent.stream_id!r}@{parent.version}" if lineage else str(parent)
+        if parent.version and parent.stream_id in lineage:
+            raise LineageError(f"{where}: the forks form a cycle; no state can be made.")
+        if len(lineage) > LINEAGE_MAX:
+            raise LineageError(f"{where}: the forks go deeper than {LINEAGE_MAX} levels; no state can be made.")
+        end = self.end(parent.stream_id)
+        cursor = self.open(parent.stream_id, end=end, stop_version=parent.version, lineage=lineage)
+        self.advance(cursor, end)
+        if cursor.fold.version != parent.version:
+            raise LineageError(f"{where}: that stream is at version {cursor.fold.version}; no state can be made.")
+        if cursor.fold.head.hex() != parent.chain_head:
+            raise LineageError(f"{where}: its chain head there is another than the fork says; no state can be made.")
+        return cursor.fold.state()
+
+    def _new_fold(self, stream_id: str, stop_version: int | None, lineage: tuple[str, ...]) -> StreamFold:
+        return StreamFold(
+            stream_id, parent_state=partial(self.state_at, lineage=(*lineage, stream_id)), stop_version=stop_version
+        )
+
+    def _hold_again(self, stream_id: str, snapshot: Snapshot) -> bool:
+        """Check that the snapshot belongs to this log's records, and read what its open appends hold."""
+        last = next(self.reader.records(stream_id, snapshot.offset, snapshot.offset + 1), None)
+        if last is None or _fingerprint(last[0]) != snapshot.record:
+            return False
+        arbiter = snapshot.fold.arbiter
+        for append_id, count, offsets in snapshot.held:
+            events = [next(self.reader.records(stream_id, offset, offset + 1), (None, None))[1] for offset in offsets]
+            if not all(isinstance(event, EventRecord) for event in events):
+                return False
+            arbiter.hold(append_id, count, [event for event in events if isinstance(event, EventRecord)])
+        return True
+
+    def _save(self, cursor: StreamCursor, record: Record) -> None:
+        cursor.events_since = cursor.bytes_since = 0
+        if self._snapshots is None or cursor.fold.failure is not None:
+            return
+        held = [
+            (append_id, opened.count, [event.offset for event in opened.held.values()])
+            for append_id, opened in cursor.fold.arbiter.open.items()
+        ]
+        snapshot = Snapshot(cursor.fold, record.offset, cursor.time_max, _fingerprint(record), held, cursor.chunks)
+        cursor.chunks = self._snapshots.save(self.log.log_id, snapshot)
+
+    def _version_at(self, stream_id: str, at: AtOccurred | AtEvent | AtDecision | AtCut, end: int) -> int:
+        match at:
+            case AtOccurred(instant):
+                version = 0
+                for accepted in self.accepted(stream_id, end):
+                    occurred_at = accepted.event.meta["occurred_at"]
+                    if occurred_at is not None and occurred_at <= instant:
+                        version = accepted.version
+                return version
+            case AtEvent(event_id):
+                for accepted in self.accepted(stream_id, end):
+                    if accepted.event.meta["event_id"] == event_id:
+                        return accepted.version
+                raise PointError(f"{at}: stream {stream_id!r} has no accepted event with this id")
+            case AtDecision(decision_id):
+                return version_read(self, stream_id, decision_id)
+            case AtCut(path):
+                return read_cut(path, self.log.log_id).version(stream_id)
+
+    def _has_later(self, stream_id: str, time_us: int, end: int) -> bool:
+        """Whether a record of the stream's partition is later than an instant, so that nothing can come before it any more."""
+        partition = self.reader.partition(stream_id)
+        if self.reader.context(partition, end).copied_from is None:
+            return self.log.offset_at(partition, time_us // 1000 + 1) < end
+        # Copies are asked by their origins' times, which follow no order across the source's partitions.
+        records = self.log.read(partition, 0, end)
+        return any(record.time * 1000 > time_us for record in records if record.key != CONTROL_KEY)
+
+    def _result(self, cursor: StreamCursor, at: Point, *, provisional: bool) -> Replay:
+        fold = cursor.fold
+        stream_id = fold.arbiter.stream_id
+        state = fold.state()
+        manifest = Manifest(
+            log_id=self.log.log_id,
+            stream_id=stream_id,
+            at=str(at),
+            version=fold.version,
+            position=Position(self.reader.partition(stream_id), fold.effect_offset) if fold.version else None,
+            recorded_at=fold.effect_time if fold.version else None,
+            chain_head=state.chain_head,
+            state_digest=state_digest(state.to_dict()),
+            rules=RULES,
+            fold_version=FOLD_VERSION,
+            schema_digests={name: shipped(name).digest.hex() for name in sorted(KNOWN_TYPES)},
+            started_from=cursor.started_from,
+            provisional=provisional,
+            clock={AtTime: "log", AtOccurred: "writer"}.get(type(at)),
+        )
+        return Replay(state, manifest, tuple(fold.evolving.anomalies))
+
+
+def _fingerprint(record: Record) -> str:
+    return sha256(prefixed(record.key) + prefixed(record.value)).hexdigest()
