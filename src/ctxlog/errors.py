@@ -53,6 +53,10 @@ class LogOpenError(CtxlogError):
     """The log cannot be opened; the message gives each reason. Nothing was created or changed."""
 
 
+class GenesisError(LogOpenError, IntegrityError):
+    """A partition has no genesis, or one of another log."""
+
+
 class LogBusyError(RetriableError):
     """Another process holds the log for longer than the wait allows. Nothing was changed."""
 

@@ -54,12 +54,12 @@ def open_log(url: str | None = None, *, create: bool = True, partitions: int = 1
     found, source = find_url(url)
     scheme, _, rest = found.partition(":")
     if scheme == "embedded" and rest:
-        from ctxlog.log.embedded import EmbeddedLog  # noqa: PLC0415 - only the backend in use is imported
+        from ctxlog.log.embedded import EmbeddedLog
 
         path = Path(rest)
         return EmbeddedLog(path, create=create, partitions=partitions), SnapshotStore(path / CACHE_FILE)
     if scheme == "memory" and not rest:
-        from ctxlog.log.memory import MemoryLog  # noqa: PLC0415
+        from ctxlog.log.memory import MemoryLog
 
         return MemoryLog(partitions), None
     raise InvalidInputError(f"log {found!r} (from {source}): expected embedded:PATH or memory:; nothing was opened")

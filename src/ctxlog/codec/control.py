@@ -1,7 +1,7 @@
 """Control records: what a log says about itself, under the key `ctxlog:control`.
 
-They are always framed with the shipped control schema, which is never published, and hold RFC 8785 JSON text. Whatever is malformed, of
-another log, repeated or of unknown kind is a row without effect, the same for every reader.
+They are always framed with the shipped control schema, which is never published, and hold RFC 8785 JSON text. Whatever is
+malformed, of another log, repeated or of unknown kind is a row without effect, the same for every reader.
 """
 
 from __future__ import annotations
@@ -91,16 +91,23 @@ def decode_control(value: bytes | None) -> Control:
     members = _MEMBERS.get(kind)
     if members is None:
         raise UndecodableError("its kind is unknown")
-    try:
-        data = json.loads(text)
-        canonical = isinstance(data, dict) and rfc8785.dumps(data) == text.encode()
-    except (ValueError, RecursionError, rfc8785.CanonicalizationError):
-        canonical = False
-    if not canonical:
+    data = _parse(text)
+    if data is None:
         raise UndecodableError("its data is not an object in RFC 8785 form")
     if any(name not in data or not fits(data[name]) for name, fits in members.items()):
         raise UndecodableError("its data lacks a member of its kind")
     return Control(kind, data)
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    """The object that `text` is in RFC 8785 form; None where it is none."""
+    try:
+        data = json.loads(text)
+        if isinstance(data, dict) and rfc8785.dumps(data) == text.encode():
+            return data
+    except (ValueError, RecursionError, rfc8785.CanonicalizationError):
+        return None
+    return None
 
 
 def _text(value: Any) -> bool:

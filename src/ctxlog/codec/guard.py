@@ -99,10 +99,10 @@ class _Scan:
                     at += 1
                     if branch == 0:
                         continue
-                    if branch != 2:  # noqa: PLR2004 - the zigzag form of branch 1
+                    if branch != 2:
                         raise UndecodableError("a union names a branch that it does not have")
                 byte = body[at]
-                if byte < 0x80:  # noqa: PLR2004 - a varint of one byte
+                if byte < 0x80:
                     at += 1
                     number = (byte >> 1) ^ -(byte & 1)
                 else:
@@ -114,7 +114,7 @@ class _Scan:
             elif code == _OPTIONAL:
                 branch = body[at]
                 at += 1
-                if branch == 2:  # noqa: PLR2004
+                if branch == 2:
                     at = self.run(arg, at)
                 elif branch:
                     raise UndecodableError("a union names a branch that it does not have")
@@ -140,7 +140,7 @@ class _Scan:
         for place in range(at, at + VARINT_BYTES_MAX):
             byte = self.body[place]
             value |= (byte & 0x7F) << shift
-            if byte < 0x80:  # noqa: PLR2004
+            if byte < 0x80:
                 if value >= 2**64:
                     raise UndecodableError("a number is out of range")
                 return (value >> 1) ^ -(value & 1), place + 1

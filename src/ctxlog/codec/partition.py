@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ctxlog.codec.avro import Decoder
 from ctxlog.codec.control import Control, decode_control
-from ctxlog.codec.framing import unframe
+from ctxlog.codec.framing import Framed, unframe
 from ctxlog.codec.schemas import Schema
 from ctxlog.core.arbitration import RULES
 from ctxlog.core.digests import record_digest
@@ -105,6 +105,8 @@ class PartitionContext:
                 self.copy_finished_at = offset
             case "Genesis":
                 return "it is repeated"
+            case _:
+                pass  # TopicAdopted and HeadSigned say nothing about how records are decoded.
         return None
 
     def _publish(self, offset: int, control: Control) -> str | None:
@@ -127,6 +129,19 @@ class PartitionContext:
         """Whether a copy was started and is not finished."""
         return self.copy_started_at != _NEVER and self.copy_finished_at == _NEVER
 
+    def published(self, value: bytes) -> Published | None:
+        """The schema that the framing of `value` names here, whenever it was published.
+
+        Raises:
+            UndecodableError: `value` is not framed.
+        """
+        return self._published(unframe(value))
+
+    def _published(self, framed: Framed) -> Published | None:
+        if framed.registry_id is not None:
+            return self.by_registry_id.get(framed.registry_id)
+        return self.by_fingerprint.get(framed.fingerprint or "")
+
     def decode(self, record: Record) -> EventRecord | Rejected:
         """The event that a record is, or why it is none that a stream could take.
 
@@ -136,10 +151,7 @@ class PartitionContext:
             return Rejected(record.offset, "undecodable")
         try:
             framed = unframe(record.value)
-            if framed.fingerprint is not None:
-                published = self.by_fingerprint.get(framed.fingerprint)
-            else:
-                published = self.by_registry_id.get(framed.registry_id or 0)
+            published = self._published(framed)
             if published is None or published.offset > record.offset:
                 return Rejected(record.offset, "undecodable")
             payload = published.decoder.decode(framed.body)

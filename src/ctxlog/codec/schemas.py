@@ -133,7 +133,7 @@ class _Walk:
         return full
 
     def _union(self, branches: list[Any], namespace: str, depth: int) -> list[Any]:
-        if len(branches) != 2 or branches[0] not in ("null", {"type": "null"}) or isinstance(branches[1], list):  # noqa: PLR2004
+        if len(branches) != 2 or branches[0] not in ("null", {"type": "null"}) or isinstance(branches[1], list):
             raise SchemaError("a union is not null-or-T with null first")
         return ["null", self.walk(branches[1], namespace, depth)]
 

@@ -1,6 +1,6 @@
 """RFC 8785 JSON for values that hold no floats.
 
-`rfc8785` is the reference, and the tests compare with it; it takes 45 ms for 1 MB where the standard encoder takes 4. The standard encoder
+`rfc8785` is the reference, and the tests compare with it; it takes ten times as long as the standard encoder. That one
 prints the same bytes for text, integers, booleans and null, except for the order of keys beyond the BMP and for integers
 beyond 2^53: such values go to the reference.
 """
@@ -33,7 +33,7 @@ def _plain(value: Any) -> bool:
     if kind is str or value is None or kind is bool:
         return True
     if kind is int:
-        return -_LIMIT < value < _LIMIT
+        return bool(-_LIMIT < value < _LIMIT)
     if kind is dict:
         # isascii reads a flag of the string; UTF-16 order and code point order agree below U+10000.
         return all((key.isascii() or max(key) < "\ud800") and _plain(item) for key, item in value.items())

@@ -76,3 +76,20 @@ class EventLog(Protocol):
     def close(self) -> None:
         """Let go of files and connections. Further use raises `LogClosedError`."""
         ...
+
+
+class StorageProblem(NamedTuple):
+    """Something in the storage that is not as the log left it: where, what was expected, what was found."""
+
+    where: str
+    expected: str
+    found: str
+
+
+@runtime_checkable
+class SelfChecking(Protocol):
+    """A log that can check its own storage."""
+
+    def problems(self) -> Iterator[StorageProblem]:
+        """Check everything that is stored, and say what is wrong."""
+        ...

@@ -35,7 +35,7 @@ def version_read(replayer: Replayer, stream_id: str, decision_id: str) -> int:
                     break
             if decision is None:
                 continue
-            versions = [
+            versions: list[int] = [
                 read["version"]
                 for event_id in decision["reads"]
                 for read in events.get(event_id, ())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.core.partitioner import partition_of
-from ctxlog.errors import BelowHorizonError, LogOpenError
+from ctxlog.errors import BelowHorizonError, GenesisError
 from ctxlog.log.protocol import EventLog
 from ctxlog.model.records import CONTROL_KEY, EventRecord, Record, Rejected
 
@@ -16,7 +16,7 @@ class LogReader:
     """Decodes the records of a log. Keeps each partition's control state, and reads on from where it stands.
 
     Raises:
-        LogOpenError: A partition has no genesis, or another one than partition 0.
+        GenesisError: A partition has no genesis, or another one than partition 0.
     """
 
     def __init__(self, log: EventLog) -> None:
@@ -26,12 +26,12 @@ class LogReader:
         for partition in range(log.partitions):
             found = self.context(partition, log.bounds(partition).end).genesis
             if found is None:
-                raise LogOpenError(
+                raise GenesisError(
                     f"{log.url}: partition {partition} has no genesis of rules that this release knows; nothing was read. "
                     "Restore the log from a copy, or install the ctxlog that wrote it."
                 )
             if (found.data["log_id"], found.data["partitions"]) != (log.log_id, log.partitions):
-                raise LogOpenError(
+                raise GenesisError(
                     f"{log.url}: partition {partition} belongs to another log than the one that was opened; nothing was read."
                 )
 
@@ -48,6 +48,10 @@ class LogReader:
                     context.take(record)
                 context.next_offset = max(context.next_offset, end)
         return context
+
+    def known(self, partition: int) -> PartitionContext:
+        """The control state of a partition as far as it was taken, without looking at the log."""
+        return self._contexts[partition]
 
     def check_horizon(self, partition: int) -> None:
         """Refuse to fold a suffix. Raises `BelowHorizonError`."""

@@ -15,7 +15,7 @@ from ctxlog.core.arbitration import RULES, Arbiter
 from ctxlog.core.digests import prefixed, sha256, state_digest
 from ctxlog.core.evolve import FOLD_VERSION, KNOWN_TYPES
 from ctxlog.core.fold import StreamFold
-from ctxlog.errors import IntegrityError, LineageError, PointError
+from ctxlog.errors import LineageError, PointError
 from ctxlog.log.protocol import EventLog
 from ctxlog.model.points import AtCut, AtDecision, AtEvent, AtOccurred, AtOffset, AtTime, AtVersion, Latest, Point
 from ctxlog.model.records import CONTROL_KEY, Accepted, EventRecord, Position, Record, Rejected
@@ -140,9 +140,9 @@ class Replayer:
             time_us: Instant of the log's clock to stop after, µs since 1970 UTC.
             seen: Called for each record with what it brought about, and the version of the stream after it.
         """
-        fold = cursor.fold
-        if fold.done:
+        if cursor.fold.done:
             return
+        fold = cursor.fold
         stream_id = fold.arbiter.stream_id
         for record, event in self.reader.records(stream_id, cursor.next_offset, end):
             if time_us is not None and record.time * 1000 > time_us:

@@ -44,8 +44,9 @@ CREATE TABLE IF NOT EXISTS snapshots (
 class Snapshot(NamedTuple):
     """A fold as it stood after the record at `offset`.
 
-    `record` is the digest of that record's key and value, `time_max` the latest time of all records up to it (ms), `held` the offsets of
-    the records that open appends hold, by append id with the append's count. `chunks` is what the next snapshot builds on.
+    `record` is the digest of that record's key and value, `time_max` the latest time of all records up to it (ms), `held` the
+    offsets of the records that open appends hold, by append id with the append's count. `chunks` is what the next snapshot
+    builds on.
     """
 
     fold: StreamFold

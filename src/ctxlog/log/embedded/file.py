@@ -124,7 +124,8 @@ def check(path: Path) -> tuple[str, int]:
                 raise LogOpenError(f"{path}: expected a ctxlog log, found another SQLite file; nothing was read or changed")
             if found != FORMAT:
                 raise LogOpenError(
-                    f"{path}: expected file format {FORMAT}, found {found}; nothing was changed. Install the ctxlog that wrote it."
+                    f"{path}: expected file format {FORMAT}, found {found}; nothing was changed. "
+                    "Install the ctxlog that wrote it."
                 )
             rows = connection.execute("SELECT log_id, partitions FROM log").fetchall()
     except sqlite3.OperationalError as error:
@@ -135,7 +136,8 @@ def check(path: Path) -> tuple[str, int]:
         raise LogOpenError(f"{path}: expected a ctxlog log, found something else: {error}. Nothing was changed.") from error
     if len(rows) != 1:
         raise LogOpenError(f"{path}: the log does not say which log it is; nothing was changed. Restore it from a copy.")
-    return rows[0]
+    log_id, partitions = rows[0]
+    return str(log_id), int(partitions)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """The embedded log on SQLite: write-ahead log, one writer at a time, any number of readers.
 
-One transaction an append: it takes the write lock, sees the last offset, time and link of each partition, and inserts. So offsets have
-no gaps, log time never goes back, and each record is tied to the one before it. COMMIT returns when the disk has it
-(`synchronous=FULL`).
+One transaction an append: it takes the write lock, sees the last offset, time and link of each partition, and inserts. So
+offsets have no gaps, log time never goes back, and each record is tied to the one before it. COMMIT returns when the disk has
+it (`synchronous=FULL`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from ctxlog.errors import IntegrityError, LogBusyError, LogClosedError, LogOpenError, StorageError
 from ctxlog.log.embedded import file
 from ctxlog.log.embedded.file import OFFSET_BITS, link_of
-from ctxlog.log.protocol import Bounds, OutcomeUnknownError
+from ctxlog.log.protocol import Bounds, OutcomeUnknownError, StorageProblem
 from ctxlog.model.records import NewRecord, Origin, Placed, Position, Record
 
 _OFFSET_MASK = (1 << OFFSET_BITS) - 1
@@ -149,14 +149,16 @@ class EmbeddedLog:
     def _failure(self, error: sqlite3.Error) -> LogBusyError | StorageError:
         if "locked" in str(error):
             return LogBusyError(
-                f"{self.folder}: another process wrote for longer than {file.BUSY_SECONDS:.0f} s; nothing was appended. Try again."
+                f"{self.folder}: another process wrote for longer than {file.BUSY_SECONDS:.0f} s; nothing was appended. "
+                "Try again."
             )
         return StorageError(f"{self.folder}: {error}; nothing was appended. Check the disk and try again.")
 
     def bounds(self, partition: int) -> Bounds:
         """See `EventLog.bounds`."""
         first, last = self._query(
-            "SELECT (SELECT min(id) FROM records WHERE id BETWEEN ?1 AND ?2), (SELECT max(id) FROM records WHERE id BETWEEN ?1 AND ?2)",
+            "SELECT (SELECT min(id) FROM records WHERE id BETWEEN ?1 AND ?2),"
+            " (SELECT max(id) FROM records WHERE id BETWEEN ?1 AND ?2)",
             _span(partition),
         )[0]
         return Bounds(0, 0) if first is None else Bounds(first & _OFFSET_MASK, (last & _OFFSET_MASK) + 1)
@@ -223,13 +225,27 @@ class EmbeddedLog:
                 return found
             time.sleep(min(POLL_SECONDS, left))
 
-    def problems(self) -> list[str]:
-        """What SQLite itself finds wrong with the file, its index included; empty where it finds nothing."""
+    def problems(self) -> Iterator[StorageProblem]:
+        """Check the file: SQLite's own structures, the offsets without gaps, and every record's link to the one before it."""
         try:
             rows = self._reader().execute("PRAGMA integrity_check(20)").fetchall()
         except sqlite3.DatabaseError as error:
-            return [str(error)]
-        return [text for (text,) in rows if text != "ok"]
+            rows = [(str(error),)]
+        for (text,) in rows:
+            if text != "ok":
+                yield StorageProblem("file", "a sound SQLite file", text)
+        for partition in range(self.partitions):
+            offset, recorded_at, link = 0, 0, b""
+            for record, stored in self.read_linked(partition, 0, self.bounds(partition).end):
+                if record.offset != offset:
+                    yield StorageProblem(f"record {partition}@{offset}", "a record", f"none before {partition}@{record.offset}")
+                elif record.recorded_at < recorded_at:
+                    yield StorageProblem(
+                        f"record {partition}@{offset}", f"a time from {recorded_at} ms", f"{record.recorded_at} ms"
+                    )
+                elif (expected := link_of(link, record)) != stored:
+                    yield StorageProblem(f"record {partition}@{offset}", f"link {stored.hex()}", expected.hex())
+                offset, recorded_at, link = record.offset + 1, record.recorded_at, stored
 
     def close(self) -> None:
         """See `EventLog.close`."""

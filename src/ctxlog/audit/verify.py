@@ -1,0 +1,197 @@
+"""Check a log by computing everything again: links, index, chains, digests, snapshots.
+
+Nothing that is kept to save work is believed. What is not signed can be rewritten as a whole by whoever holds the file: so
+the verdict says `unsigned`, and a manifest or a chain head that was kept elsewhere is what shows such a rewriting.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ctxlog.core.digests import state_digest
+from ctxlog.core.evolve import FOLD_VERSION
+from ctxlog.errors import IntegrityError, InvalidInputError, LineageError, NewerEventError, PointError
+from ctxlog.log.protocol import SelfChecking
+from ctxlog.model.points import AtVersion
+from ctxlog.model.records import CONTROL_KEY
+from ctxlog.model.state import ContextState
+from ctxlog.replay.replayer import Replayer
+
+if TYPE_CHECKING:
+    from ctxlog.client import ContextLog
+
+CONSISTENT = "consistent, unsigned"
+BROKEN = "broken"
+
+
+class Problem(NamedTuple):
+    """Something that is not as it must be: where, what was expected, what was found."""
+
+    where: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: expected {self.expected}, found {self.found}"
+
+
+class VerifyReport(NamedTuple):
+    """What was checked, and what is wrong.
+
+    Attributes:
+        log_id: The log.
+        streams, records, snapshots: Numbers of those that were checked.
+        problems: Everything that is wrong, in the order in which it was found; empty where the log is consistent.
+        notes: What a reader should know and is no fault of the log.
+    """
+
+    log_id: str
+    streams: int
+    records: int
+    snapshots: int
+    problems: list[Problem]
+    notes: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """`consistent, unsigned` or `broken`."""
+        return BROKEN if self.problems else CONSISTENT
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            **self._asdict(),
+            "verdict": self.verdict,
+            "problems": [problem._asdict() for problem in self.problems],
+        }
+
+
+def verify(log: ContextLog, pattern: str = "*", *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    """Check the file, every record of every partition, and the streams that match `pattern`.
+
+    Args:
+        log: The log.
+        pattern: Shell pattern of the streams whose chains and snapshots are computed again.
+        progress: Called with steps done and in all.
+    """
+    return _Verification(log, pattern, progress or (lambda _done, _total: None)).run()
+
+
+def verify_manifest(log: ContextLog, manifest: Mapping[str, Any]) -> VerifyReport:
+    """Check a manifest, or a whole `ctxlog replay -o json`, against the log: is this still what the log says?
+
+    Raises:
+        InvalidInputError: It is no manifest, or one of another log or fold version.
+    """
+    shown = manifest.get("state")
+    manifest = manifest.get("manifest", manifest)
+    try:
+        stream_id, version = str(manifest["stream_id"]), int(manifest["version"])
+        log_id, fold_version = manifest["log_id"], manifest["fold_version"]
+    except (KeyError, TypeError, ValueError):
+        raise InvalidInputError("expected a manifest, as `ctxlog replay -o json` prints it; nothing was checked") from None
+    if (log_id, fold_version) != (log.log.log_id, FOLD_VERSION):
+        raise InvalidInputError(
+            f"the manifest is of log {log_id} and fold {fold_version}, this is log {log.log.log_id} and fold {FOLD_VERSION}; "
+            "nothing was checked"
+        )
+    problems: list[Problem] = []
+    where = f"{stream_id}@{version}"
+    try:
+        found = Replayer(log.log).replay(stream_id, AtVersion(version)).manifest.to_dict()
+    except PointError as error:
+        found = {}
+        problems.append(Problem(where, f"version {version}", str(error)))
+    for name in ("position", "recorded_at", "chain_head", "state_digest") if found else ():
+        if name in manifest and manifest[name] != found[name]:
+            problems.append(Problem(f"{where} {name}", str(manifest[name]), str(found[name])))
+    if isinstance(shown, dict) and state_digest(shown) != manifest.get("state_digest"):
+        problems.append(Problem(f"{where} state", f"digest {manifest.get('state_digest')}", f"digest {state_digest(shown)}"))
+    return VerifyReport(log.log.log_id, 1, version, 0, problems, [])
+
+
+class _Verification:
+    """One verification."""
+
+    def __init__(self, log: ContextLog, pattern: str, progress: Callable[[int, int], None]) -> None:
+        self.log = log
+        self.pattern = pattern
+        self.progress = progress
+        self.replayer = Replayer(log.log)
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.records = self.snapshots = 0
+        self.by_key: Counter[bytes] = Counter()
+
+    def run(self) -> VerifyReport:
+        """What the backend can say of itself, then the records in order, then the streams through the index."""
+        backend = self.log.log
+        if isinstance(backend, SelfChecking):
+            self.problems.extend(Problem(*problem) for problem in backend.problems())
+        for partition in range(backend.partitions):
+            self._guarded(f"partition {partition}", partial(self._partition, partition))
+        stream_ids = [key.decode() for key in sorted(self.by_key) if self._is_stream(key)]
+        for number, stream_id in enumerate(stream_ids, 1):
+            self._guarded(f"stream {stream_id!r}", partial(self._stream, stream_id))
+            self.progress(number, len(stream_ids))
+        return VerifyReport(backend.log_id, len(stream_ids), self.records, self.snapshots, self.problems, self.notes)
+
+    def _guarded(self, where: str, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except (NewerEventError, LineageError) as error:
+            self.notes.append(str(error))
+        except IntegrityError as error:
+            self.problems.append(Problem(where, "records that can be folded", str(error)))
+
+    def _is_stream(self, key: bytes) -> bool:
+        try:
+            stream_id = key.decode()
+        except UnicodeDecodeError:
+            return False
+        return key != CONTROL_KEY and fnmatchcase(stream_id, self.pattern)
+
+    def _partition(self, partition: int) -> None:
+        """Every record in offset order, counted by key."""
+        backend = self.log.log
+        self.replayer.reader.check_horizon(partition)
+        for record in backend.read(partition, 0, backend.bounds(partition).end):
+            self.records += 1
+            if record.key is not None:
+                self.by_key[record.key] += 1
+
+    def _stream(self, stream_id: str) -> None:
+        """The stream by the index, against the numbers of the scan; its snapshots against a fold from zero."""
+        replayer, store, key = self.replayer, self.log.snapshots, stream_id.encode()
+        partition, end = replayer.reader.partition(stream_id), replayer.end(stream_id)
+        indexed = sum(1 for _ in self.log.log.read(partition, 0, end, key=key))
+        if indexed < self.by_key[key]:  # There may be more by now: others go on writing.
+            self.problems.append(Problem(f"index of stream {stream_id!r}", f"{self.by_key[key]} records", f"{indexed}"))
+        kept = set(store.versions(self.log.log.log_id, stream_id)) if store else set()
+        cursor = replayer.open(stream_id, end=end)
+
+        def compare(_outcomes: object, version: int) -> None:
+            if version in kept:
+                kept.discard(version)
+                self._snapshot(stream_id, version, cursor.fold.state())
+
+        replayer.advance(cursor, end, seen=compare)
+        cursor.fold.state()  # Raises where there is none.
+        self.problems.extend(
+            Problem(f"snapshot {stream_id}@{version}", "none: the stream has no such version", "one") for version in sorted(kept)
+        )
+
+    def _snapshot(self, stream_id: str, version: int, computed: ContextState) -> None:
+        """Compare a snapshot with the state that was computed from zero."""
+        self.snapshots += 1
+        cursor = self.log.replayer.open(stream_id, end=self.replayer.end(stream_id), stop_version=version)
+        if cursor.started_from != version:
+            self.notes.append(f"snapshot {stream_id}@{version} is damaged; it is not used, and no answer depends on it")
+            return
+        expected, found = state_digest(computed.to_dict()), state_digest(cursor.fold.state().to_dict())
+        if expected != found:
+            self.problems.append(Problem(f"snapshot {stream_id}@{version}", f"state digest {expected}", found))

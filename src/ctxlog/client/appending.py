@@ -1,0 +1,132 @@
+"""From what callers say to encoded events: options, meta, preconditions, validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, TypedDict
+
+from pydantic import ValidationError
+
+from ctxlog.codec.avro import encode_event
+from ctxlog.errors import InvalidInputError
+from ctxlog.model.events import Event, micros
+from ctxlog.model.ids import check_actor, check_id
+
+
+class AppendOptions(TypedDict, total=False):
+    """What can be said with any append. All are optional.
+
+    Attributes:
+        expected_version: Version that the stream must be at; 0: it must not exist.
+        expected_head: Chain head that the stream must have, 64 hex digits.
+        expected_targets: Version of each target's last change, as in `{"fact:limit": 3}`; 0: never changed. Each target must be
+            one that the append changes.
+        scope: Which readers the events are meant for.
+        occurred_at: When it happened: `datetime` with a zone, or µs since 1970 UTC; None where unknown; now where not given.
+        actor: Who wrote it: `agent:|person:|tool:|system:` + id; the context's where not given.
+        causation_id, correlation_id: The event that led to this one; what belongs together across streams.
+        event_ids: Ids to use, one an event; version 7 UUIDs are made where not given.
+    """
+
+    expected_version: int | None
+    expected_head: str | None
+    expected_targets: Mapping[str, int]
+    scope: str
+    occurred_at: datetime | int | None
+    actor: str
+    causation_id: str | None
+    correlation_id: str | None
+    event_ids: Sequence[str]
+
+
+class Writer(NamedTuple):
+    """Who writes where: the stream, the agent that owns it, the actor."""
+
+    stream_id: str
+    agent_id: str | None
+    actor: str
+
+
+class Encoded(NamedTuple):
+    """An event ready for the log: full name of its type, Avro body."""
+
+    type_name: str
+    body: bytes
+
+
+def encode(event: Event, meta: dict[str, Any]) -> Encoded:
+    """Encode an event. Raises `InvalidInputError` where a text cannot be UTF-8."""
+    try:
+        return Encoded(event.type_name, encode_event(event.type_name, meta, event.model_dump()))
+    except UnicodeEncodeError:
+        raise InvalidInputError("a text holds a lone surrogate, which UTF-8 cannot carry; nothing was appended") from None
+
+
+def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], options: AppendOptions) -> list[dict[str, Any]]:
+    occurred_at = options["occurred_at"] if "occurred_at" in options else time.time_ns() // 1000
+    try:
+        occurred_us = micros(occurred_at)
+    except ValueError as error:
+        raise InvalidInputError(f"occurred_at: {error}; nothing was appended") from None
+    if occurred_us is not None and type(occurred_us) is not int:
+        raise InvalidInputError("occurred_at: expected a datetime with a zone, or µs since 1970 UTC; nothing was appended")
+    causation_id, correlation_id = options.get("causation_id"), options.get("correlation_id")
+    trace = {"causation_id": causation_id, "correlation_id": correlation_id} if causation_id or correlation_id else None
+    targets = dict(options.get("expected_targets") or {})
+    metas = []
+    for index, (event, event_id) in enumerate(zip(batch, event_ids, strict=True)):
+        target = event.target()
+        metas.append(
+            {
+                "event_id": event_id,
+                "stream_id": writer.stream_id,
+                "agent_id": writer.agent_id,
+                "actor": check_actor(options["actor"]) if "actor" in options else writer.actor,
+                "occurred_at": occurred_us,
+                "scope": check_id("scope", options.get("scope", "default")),
+                "target": target,
+                "append": {"id": event_ids[0], "index": index, "count": len(batch)} if len(batch) > 1 else None,
+                "precondition": _precondition(index, options, targets.pop(target, None) if target else None),
+                "trace": trace,
+                "privacy": None,
+            }
+        )
+    if targets:
+        raise InvalidInputError(f"expected_targets: the append changes none of {sorted(targets)}; nothing was appended")
+    return metas
+
+
+def make_event(kind: type[Event], **fields: Any) -> Event:
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise InvalidInputError(f"{kind.__name__}: {_reasons(error)}; nothing was appended") from None
+
+
+def _reasons(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False, include_url=False)
+    )
+
+
+def _precondition(index: int, options: AppendOptions, expected_target: int | None) -> dict[str, Any] | None:
+    version, head = (options.get("expected_version"), options.get("expected_head")) if index == 0 else (None, None)
+    if version is None and head is None and expected_target is None:
+        return None
+    for name, number in (("expected_version", version), ("expected_targets", expected_target)):
+        if number is not None and (type(number) is not int or not 0 <= number < 2**63):
+            raise InvalidInputError(f"{name}: expected a version from 0, found {number!r}; nothing was appended")
+    return {"expected_version": version, "expected_head": head, "expected_target_version": expected_target}
+
+
+def expectation(options: AppendOptions) -> str:
+    """The preconditions, for the message of a conflict."""
+    said: list[str] = []
+    if options.get("expected_version") is not None:
+        said.append(f"version {options['expected_version']}")
+    if options.get("expected_head") is not None:
+        said.append(f"chain head {options['expected_head']}")
+    said.extend(f"{target} at version {version}" for target, version in (options.get("expected_targets") or {}).items())
+    return ", ".join(said) or "new event ids"

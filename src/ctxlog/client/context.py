@@ -1,0 +1,236 @@
+"""One context of a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ctxlog.client.appending import AppendOptions, Writer, encode, expectation, make_event, metas_of
+from ctxlog.core.arbitration import APPEND_EVENTS_MAX
+from ctxlog.errors import InvalidInputError
+from ctxlog.model.events import (
+    Event,
+    FactRemoved,
+    FactSet,
+    MessageAppended,
+    MessageRedacted,
+    StreamClosed,
+    StreamForked,
+    ToolCalled,
+    ToolReturned,
+)
+from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_id, check_stream_id
+from ctxlog.model.jsontext import json_text, plain_or_parts
+from ctxlog.model.outcomes import Acknowledged, Committed
+from ctxlog.model.points import Point, parse_point
+from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window, select
+from ctxlog.model.state import ContextState
+from ctxlog.replay.history import Entry, history
+from ctxlog.replay.manifest import Replay
+from ctxlog.uuids import uuid7
+
+if TYPE_CHECKING:
+    from ctxlog.client.log import ContextLog
+
+
+class Context:
+    """One context: append to it, read it, replay it, fork it. Made by `ContextLog.context`.
+
+    Appends without preconditions return `Acknowledged`: durable, and decided when read. Appends with one, and those of several
+    events, return `Committed` once the log has accepted them, or raise `ConflictError` and change nothing.
+    """
+
+    def __init__(self, owner: ContextLog, stream_id: str, *, agent_id: str | None, actor: str | None) -> None:
+        self.stream_id = check_stream_id(stream_id)
+        self.agent_id = check_agent_id(agent_id) if agent_id is not None else agent_of(stream_id)
+        self.actor = check_actor(actor) if actor is not None else f"agent:{self.agent_id}" if self.agent_id else "system:ctxlog"
+        self._writer = Writer(self.stream_id, self.agent_id, self.actor)
+        self._owner = owner
+
+    def __repr__(self) -> str:
+        return f"<Context {self.stream_id!r} of {self._owner.log.url}>"
+
+    # Appending
+
+    def append(self, events: Event | Sequence[Event], **options: Unpack[AppendOptions]) -> Committed | Acknowledged:
+        """Append one event, or several that are accepted together or not at all.
+
+        Raises:
+            InvalidInputError: An argument cannot be used; nothing was appended.
+            RecordTooLargeError: A record would be larger than 1 MiB; nothing was appended.
+            ConflictError: A precondition did not hold; nothing was changed.
+            IndeterminateError: The outcome is not known; `ContextLog.resolve` finds out.
+        """
+        batch = [events] if isinstance(events, Event) else list(events)
+        if not 1 <= len(batch) <= APPEND_EVENTS_MAX:
+            raise InvalidInputError(f"an append has 1 to {APPEND_EVENTS_MAX:,} events, not {len(batch):,}; nothing was appended")
+        event_ids = [check_id("event id", event_id) for event_id in options.get("event_ids") or [uuid7() for _ in batch]]
+        if len(event_ids) != len(batch):
+            raise InvalidInputError(f"{len(event_ids)} event ids for {len(batch)} events; nothing was appended")
+        metas = metas_of(self._writer, batch, event_ids, options)
+        encoded = [encode(event, meta) for event, meta in zip(batch, metas, strict=True)]
+        conditional = len(batch) > 1 or any(meta["precondition"] for meta in metas)
+        return self._owner._append(self.stream_id, encoded, event_ids, conditional=conditional, expected=expectation(options))
+
+    def add_message(
+        self, role: str, content: Any = None, *, name: str | None = None, **options: Unpack[AppendOptions]
+    ) -> Committed | Acknowledged:
+        """Append a message.
+
+        Args:
+            role: `system`, `user`, `assistant`, `tool`, or what you call it.
+            content: Text; or parts, anything that JSON can carry.
+            name: Name of the author, as providers take it.
+            options: See `AppendOptions`.
+        """
+        text, parts = plain_or_parts(content)
+        return self.append(make_event(MessageAppended, role=role, content=text, parts=parts, name=name), **options)
+
+    def redact_message(
+        self, message_id: str, *, reason: str | None = None, **options: Unpack[AppendOptions]
+    ) -> Committed | Acknowledged:
+        """Take the text of a message out of the context. The log keeps the event that brought it."""
+        return self.append(make_event(MessageRedacted, message_id=message_id, reason=reason), **options)
+
+    def set_fact(
+        self,
+        key: str,
+        value: Any,
+        *,
+        valid_from: datetime | int | None = None,
+        valid_to: datetime | int | None = None,
+        expires_at: datetime | int | None = None,
+        **options: Unpack[AppendOptions],
+    ) -> Committed | Acknowledged:
+        """Set a fact.
+
+        Args:
+            key: Its name in this context.
+            value: Anything that JSON can carry.
+            valid_from, valid_to: When it is true in the world.
+            expires_at: From when readers leave it out.
+            options: See `AppendOptions`.
+        """
+        fact = make_event(
+            FactSet, key=key, value=json_text(value), valid_from=valid_from, valid_to=valid_to, expires_at=expires_at
+        )
+        return self.append(fact, **options)
+
+    def remove_fact(self, key: str, **options: Unpack[AppendOptions]) -> Committed | Acknowledged:
+        """Take a fact out of the context."""
+        return self.append(make_event(FactRemoved, key=key), **options)
+
+    def add_tool_call(
+        self,
+        name: str,
+        arguments: Any,
+        *,
+        message_id: str | None = None,
+        source_id: str | None = None,
+        **options: Unpack[AppendOptions],
+    ) -> Committed | Acknowledged:
+        """Record that a tool is called; `event_id` of what comes back is the call's id, for `add_tool_result`.
+
+        Args:
+            name: The tool.
+            arguments: JSON text as the model wrote it, or anything that JSON can carry.
+            message_id: The message that asked for the call.
+            source_id: The id that the provider gave the call.
+            options: See `AppendOptions`.
+        """
+        event_id = options["event_ids"][0] if options.get("event_ids") else uuid7()
+        text = arguments if isinstance(arguments, str) else json_text(arguments)
+        call = make_event(ToolCalled, call_id=event_id, name=name, arguments=text, message_id=message_id, source_id=source_id)
+        options["event_ids"] = [event_id]
+        return self.append(call, **options)
+
+    def add_tool_result(
+        self,
+        call_id: str,
+        result: Any = None,
+        *,
+        failed: bool = False,
+        name: str | None = None,
+        **options: Unpack[AppendOptions],
+    ) -> Committed | Acknowledged:
+        """Record how a call ended.
+
+        Args:
+            call_id: The call.
+            result: Text, or anything that JSON can carry; for a failure, what it said.
+            failed: Whether the call failed.
+            name: Name of the author of the result, as providers take it.
+            options: See `AppendOptions`.
+        """
+        text, parts = plain_or_parts(result)
+        return self.append(
+            make_event(ToolReturned, call_id=call_id, failed=failed, content=text, parts=parts, name=name), **options
+        )
+
+    def close(self, *, reason: str | None = None, **options: Unpack[AppendOptions]) -> Committed | Acknowledged:
+        """Say that the context came to an end. Later events still take effect."""
+        return self.append(make_event(StreamClosed, reason=reason), **options)
+
+    def fork(self, stream_id: str, *, at: str | int | Point = "latest") -> Context:
+        """A new context that goes on from a point of this one. This one is not changed, and later events here are not seen there.
+
+        Raises:
+            ConflictError: The new stream exists.
+        """
+        state = self.replay(at).state
+        child = Context(self._owner, stream_id, agent_id=None, actor=None)
+        event = StreamForked(parent_stream_id=self.stream_id, parent_version=state.version, parent_chain_head=state.chain_head)
+        child.append(event, expected_version=0)
+        return child
+
+    # Reading
+
+    @property
+    def state(self) -> ContextState:
+        """The newest state, with everything that was appended through this log."""
+        return self._owner._state(self.stream_id)
+
+    @property
+    def version(self) -> int:
+        """The newest version; 0: the context does not exist."""
+        return self._owner._read(self.stream_id).fold.version
+
+    @property
+    def chain_head(self) -> str:
+        """Id of the newest version, for `expected_head`."""
+        return self._owner._read(self.stream_id).fold.head.hex()
+
+    def window(
+        self,
+        *,
+        max_messages: int | None = None,
+        scopes: Sequence[str] | None = None,
+        fact_prefixes: Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        counter: TokenCounter = APPROXIMATE_TOKENS,
+    ) -> Window:
+        """The part of the newest state that a model gets to see; expiry is judged now. Arguments as in `Selection`."""
+        selection = Selection(max_messages, scopes, fact_prefixes, max_tokens)
+        return select(self.state, selection, judged_at=time.time_ns() // 1000, counter=counter)
+
+    def replay(self, at: str | int | Point = "latest") -> Replay:
+        """The state at a point, recomputed from the log, with its manifest.
+
+        Args:
+            at: `latest`, `N` or `version:N`, `offset:N`, `time:ISO8601`, `occurred:ISO8601`, `event:ID`, `decision:ID` or
+                `cut:FILE`.
+
+        Raises:
+            PointError: It is no point, or the context has none such.
+            IntegrityError: What the log holds cannot be folded.
+        """
+        point = parse_point(at) if isinstance(at, str | int) else at
+        self._owner._caught_up(self._owner.replayer.reader.partition(self.stream_id))
+        return self._owner.replayer.replay(self.stream_id, point)
+
+    def history(self) -> Iterator[Entry]:
+        """Every record of the stream and what became of it, in the order in which it was decided."""
+        replayer = self._owner.replayer
+        return history(replayer, self.stream_id, replayer.end(self.stream_id))

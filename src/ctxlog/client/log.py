@@ -1,0 +1,259 @@
+"""A log, opened for appending and reading."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Self
+
+from ctxlog.client.appending import Encoded
+from ctxlog.client.context import Context
+from ctxlog.codec.framing import frame_single_object
+from ctxlog.codec.schemas import shipped
+from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, RecordTooLargeError
+from ctxlog.log.protocol import EventLog, OutcomeUnknownError
+from ctxlog.log.publication import Publisher
+from ctxlog.model.outcomes import Acknowledged, Committed
+from ctxlog.model.points import Point, parse_point
+from ctxlog.model.records import MAX_RECORD_BYTES, NewRecord, Position, Rejected
+from ctxlog.model.state import ContextState
+from ctxlog.replay.cuts import Cut
+from ctxlog.replay.replayer import Outcome, Replayer, Seen, StreamCursor
+from ctxlog.replay.snapshots import SnapshotStore
+from ctxlog.replay.summaries import StreamSummary, summarize
+
+CURSORS_MAX = 64
+"""Streams whose fold a log keeps at hand, so that a read costs what was appended since the last one."""
+
+
+class ContextLog:
+    """A log, opened. Threads may share one; `close` it, or use it in a `with` statement.
+
+    Args:
+        log: The backend. `ContextLog.open` builds one from a URL.
+        snapshots: Where folds are kept to save work; None keeps none.
+    """
+
+    def __init__(self, log: EventLog, snapshots: SnapshotStore | None = None) -> None:
+        self.log = log
+        self.snapshots = snapshots
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._replayer = Replayer(self.log, self.snapshots)
+        self._publisher = Publisher(self.log, self._replayer.reader)
+        self._cursors: OrderedDict[str, StreamCursor] = OrderedDict()
+        self._written: dict[int, int] = {}
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(cls, url: str | None = None) -> Self:
+        """Open a log.
+
+        Args:
+            url: `embedded:PATH` (created on first use) or `memory:`; without it the environment's `CTXLOG_URL`, then `log` in
+                `./ctxlog.toml`, then `embedded:.ctxlog`.
+
+        Raises:
+            LogOpenError: There is no log that can be opened; the message gives the reasons.
+        """
+        from ctxlog.wiring import open_log
+
+        log, snapshots = open_log(url)
+        return cls(log, snapshots)
+
+    @property
+    def replayer(self) -> Replayer:
+        """Reads contexts up to any point."""
+        if self._pid != os.getpid():
+            self._start()  # A forked child shares no lock with its parent.
+        return self._replayer
+
+    def context(self, stream_id: str, *, agent_id: str | None = None, actor: str | None = None) -> Context:
+        """One context. It is born with its first event; nothing is written here.
+
+        Args:
+            stream_id: By convention `AGENT/THREAD`, `AGENT`, `shared/NAME` or `decisions/AGENT`.
+            agent_id: Who owns it; by the convention where not given.
+            actor: Who writes; `agent:AGENT` where not given, `system:ctxlog` where there is no agent.
+
+        Raises:
+            InvalidInputError: An id is not allowed.
+        """
+        return Context(self, stream_id, agent_id=agent_id, actor=actor)
+
+    def streams(self, pattern: str = "*", *, progress: Callable[[int], None] | None = None) -> Iterator[StreamSummary]:
+        """The streams whose name matches a shell pattern (`agent/*`; `*` matches `/` too), by name.
+
+        `progress` is told how many are done.
+        """
+        for done, stream_id in enumerate(self.matching(pattern), 1):
+            summary = summarize(self.replayer, stream_id)
+            if summary is not None:
+                yield summary
+            if progress is not None:
+                progress(done)
+
+    def matching(self, pattern: str = "*") -> list[str]:
+        """Names of the streams that match a shell pattern, sorted."""
+        found = set()
+        for partition in range(self.log.partitions):
+            for key in self.log.keys(partition):
+                try:
+                    stream_id = key.decode()
+                except UnicodeDecodeError:
+                    continue  # No stream can have such a name: records under it are misplaced.
+                if not stream_id.startswith("ctxlog:") and fnmatchcase(stream_id, pattern):
+                    found.add(stream_id)
+        return sorted(found)
+
+    def cut(self, pattern: str = "*", at: str | int | Point = "latest") -> Cut:
+        """The version of each matching stream at a point, from which `cut:FILE` replays the same states again."""
+        point = at if not isinstance(at, str | int) else parse_point(at)
+        streams, heads = {}, {}
+        for stream_id in self.matching(pattern):
+            state = self.replayer.replay(stream_id, point).state
+            streams[stream_id], heads[stream_id] = state.version, state.chain_head
+        return Cut(self.log.log_id, str(point), streams, heads)
+
+    def resolve(self, error: IndeterminateError) -> Committed:
+        """Find out what became of an append whose outcome could not be known.
+
+        Appends the same bytes again: the first copy decides, whichever that is, and the other is a duplicate.
+
+        Raises:
+            ConflictError, AbandonedError: It was not accepted, and will not be.
+            IndeterminateError: It cannot be known yet; call again.
+        """
+        partition = self.replayer.reader.partition(error.stream_id)
+        end = self._write(error.stream_id, error.records, error.event_ids, conditional=True)[-1].offset + 1
+        return self._decided(error.stream_id, partition, end, error.event_ids)
+
+    def close(self) -> None:
+        """Let go of the log's files and connections."""
+        self.log.close()
+        if self.snapshots is not None:
+            self.snapshots.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _state(self, stream_id: str) -> ContextState:
+        return self._read(stream_id).fold.state()
+
+    def _read(self, stream_id: str, seen: Seen | None = None) -> StreamCursor:
+        """The stream's cursor, read on to the end of its partition and to all that this log wrote."""
+        replayer = self.replayer
+        with self._lock:
+            partition = replayer.reader.partition(stream_id)
+            end = max(replayer.end(stream_id), self._caught_up(partition))
+            cursor = self._cursors.pop(stream_id, None) or replayer.open(stream_id, end=end)
+            replayer.advance(cursor, end, seen=seen)
+            # Kept only now: a cursor whose reading failed half-way is not used again.
+            self._cursors[stream_id] = cursor
+            if len(self._cursors) > CURSORS_MAX:
+                self._cursors.popitem(last=False)
+            return cursor
+
+    def _caught_up(self, partition: int) -> int:
+        """Wait until the partition shows what was written here; its end then."""
+        written = self._written.get(partition, 0)
+        end = self.log.bounds(partition).end
+        while end < written:
+            end = self.log.wait(partition, end, 1.0)
+        return end
+
+    def _write(
+        self, stream_id: str, records: Sequence[NewRecord], event_ids: Sequence[str], *, conditional: bool
+    ) -> list[Position]:
+        try:
+            placed = self.log.append(records)
+        except OutcomeUnknownError as error:
+            raise IndeterminateError(stream_id, records, event_ids, conditional=conditional, cause=str(error)) from error
+        with self._lock:
+            for position, _ in placed:
+                self._written[position.partition] = max(self._written.get(position.partition, 0), position.offset + 1)
+        return [position for position, _ in placed]
+
+    def _append(
+        self, stream_id: str, encoded: Sequence[Encoded], event_ids: Sequence[str], *, conditional: bool, expected: str
+    ) -> Committed | Acknowledged:
+        partition = self.replayer.reader.partition(stream_id)
+        self._publisher.ensure(partition, {type_name for type_name, _ in encoded})
+        key = stream_id.encode()
+        records = [NewRecord(partition, key, frame_single_object(shipped(name).fingerprint, body)) for name, body in encoded]
+        for record in records:
+            if record.size > MAX_RECORD_BYTES:
+                raise RecordTooLargeError(stream_id, record.size, MAX_RECORD_BYTES)
+        positions = self._write(stream_id, records, event_ids, conditional=conditional)
+        if not conditional:
+            return Acknowledged(positions[0], tuple(event_ids))
+        return self._read_back(stream_id, positions, event_ids, expected)
+
+    def _read_back(self, stream_id: str, positions: Sequence[Position], event_ids: Sequence[str], expected: str) -> Committed:
+        """What the log decided about an append, read from its own records."""
+        first = positions[0].offset
+        with self._lock:
+            cursor = self._cursors.get(stream_id)
+            if cursor is not None and cursor.next_offset > first:
+                # Another thread of this process read past the records between the append and here.
+                return self._decided(stream_id, positions[0].partition, positions[-1].offset + 1, event_ids, expected)
+            watch = _Watch(event_ids)
+            cursor = self._read(stream_id, watch)
+        return watch.result(stream_id, positions[0].partition, event_ids, expected)
+
+    def _decided(
+        self, stream_id: str, partition: int, end: int, event_ids: Sequence[str], expected: str = "what the append asked for"
+    ) -> Committed:
+        """What the log decided about an append, from the stream's beginning."""
+        replayer = self.replayer
+        watch = _Watch(event_ids)
+        cursor = StreamCursor(replayer.open(stream_id, end=0).fold)
+        replayer.advance(cursor, max(end, self._caught_up(partition)), seen=watch)
+        return watch.result(stream_id, partition, event_ids, expected)
+
+
+class _Watch:
+    """Sees what becomes of one append while a cursor reads on. The first decision about its id is the one that counts."""
+
+    def __init__(self, event_ids: Sequence[str]) -> None:
+        self._append_id, self._last_id = event_ids[0], event_ids[-1]
+        self._version: int | None = None
+        self._reason: str | None = None
+        self._offset = -1
+        self._actual = 0
+
+    def __call__(self, outcomes: Sequence[Outcome], version: int) -> None:
+        for outcome in outcomes:
+            if self._decided or outcome.event is None:
+                continue
+            self._actual = version
+            if outcome.event.meta["event_id"] in (self._append_id, self._last_id):
+                self._note(outcome)
+
+    @property
+    def _decided(self) -> bool:
+        return self._version is not None or self._reason in ("conflict", "abandoned")
+
+    def _note(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Rejected):
+            self._reason = outcome.reason
+            self._offset = max(outcome.offset, outcome.decided_at)
+        elif outcome.event.meta["event_id"] == self._last_id:
+            self._version, self._offset = outcome.version, outcome.offset
+
+    def result(self, stream_id: str, partition: int, event_ids: Sequence[str], expected: str) -> Committed:
+        """The outcome, or the error that it is."""
+        position = Position(partition, self._offset)
+        if self._version is not None:
+            return Committed(self._version, position, tuple(event_ids))
+        if self._reason == "abandoned":
+            raise AbandonedError(stream_id)
+        raise ConflictError(stream_id, self._actual, expected=expected, position=str(position))
