@@ -10,22 +10,32 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ctxlog.core.digests import state_digest
 from ctxlog.core.evolve import FOLD_VERSION
 from ctxlog.errors import IntegrityError, InvalidInputError, LineageError, NewerEventError, PointError
-from ctxlog.log.protocol import SelfChecking
+from ctxlog.log.protocol import EventLog, SelfChecking
 from ctxlog.model.points import AtVersion
 from ctxlog.model.records import CONTROL_KEY
 from ctxlog.model.state import ContextState
 from ctxlog.replay.replayer import Replayer
-
-if TYPE_CHECKING:
-    from ctxlog.client import ContextLog
+from ctxlog.replay.snapshots import SnapshotStore
 
 CONSISTENT = "consistent, unsigned"
 BROKEN = "broken"
+
+
+class OpenedLog(Protocol):
+    """What is verified: a `ContextLog`, of which no more than this is used."""
+
+    log: EventLog
+    snapshots: SnapshotStore | None
+
+    @property
+    def replayer(self) -> Replayer:
+        """The replayer, with the snapshots."""
+        ...
 
 
 class Problem(NamedTuple):
@@ -70,7 +80,7 @@ class VerifyReport(NamedTuple):
         }
 
 
-def verify(log: ContextLog, pattern: str = "*", *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+def verify(log: OpenedLog, pattern: str = "*", *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
     """Check the file, every record of every partition, and the streams that match `pattern`.
 
     Args:
@@ -81,7 +91,7 @@ def verify(log: ContextLog, pattern: str = "*", *, progress: Callable[[int, int]
     return _Verification(log, pattern, progress or (lambda _done, _total: None)).run()
 
 
-def verify_manifest(log: ContextLog, manifest: Mapping[str, Any]) -> VerifyReport:
+def verify_manifest(log: OpenedLog, manifest: Mapping[str, Any]) -> VerifyReport:
     """Check a manifest, or a whole `ctxlog replay -o json`, against the log: is this still what the log says?
 
     Raises:
@@ -117,7 +127,7 @@ def verify_manifest(log: ContextLog, manifest: Mapping[str, Any]) -> VerifyRepor
 class _Verification:
     """One verification."""
 
-    def __init__(self, log: ContextLog, pattern: str, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, log: OpenedLog, pattern: str, progress: Callable[[int, int], None]) -> None:
         self.log = log
         self.pattern = pattern
         self.progress = progress

@@ -38,7 +38,6 @@ def with_heads(draft: EventDraft, head_of: Callable[[str, int | None], str | Non
     """Put real chain heads where `HEAD` stands in a draft.
 
     Args:
-        draft: Not changed.
         head_of: Chain head (hex) of a stream at a version (None: the latest when the draft is sent), or None if there is none.
             It is asked for `expected_head` and for a fork's `parent_chain_head`.
     """
