@@ -177,7 +177,6 @@ def arbitrate(
         append = _append(record)
         same = [entry for entry in opened if entry[0] == append["id"]]
         held = same[0][2] if same else {}
-
         if _is_malformed(record, same[0][1] if same else None):
             decisions[record.offset] = ("malformed", None)
             continue
@@ -195,7 +194,6 @@ def arbitrate(
         decisions[record.offset] = ("held", None)
         if len(held) < append["count"]:
             continue
-
         opened = [entry for entry in opened if entry[0] != append["id"]]
         members = [held[index] for index in range(append["count"])]
         conflict = _is_conflict(stream_id, members, accepted, decided)
