@@ -6,9 +6,12 @@ neither encoded nor stored again: disk grows with what was appended, not with th
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 import threading
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -69,10 +72,11 @@ class SnapshotStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.absolute()  # The connection is made later, maybe from another directory.
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._off = False
+        _STORES.add(self)
 
     def save(self, log_id: str, snapshot: Snapshot) -> Chunks:
         """Keep a snapshot; what the next one of this stream can build on."""
@@ -98,11 +102,12 @@ class SnapshotStore:
         ).encode()
         row = (log_id, fold.arbiter.stream_id, fold.version, RULES, FOLD_VERSION, snapshot.offset, snapshot.time_max)
 
+        # REPLACE: what is there already may be damaged, and is the same otherwise.
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", fresh)
+            connection.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?)", fresh)
             connection.execute(
-                "INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row, zlib.compress(header, 1), sha256(_sealed(row, header)).digest()),
             )
             connection.execute("COMMIT")
@@ -165,6 +170,17 @@ class SnapshotStore:
             if self._connection is not None:
                 self._connection.close()
 
+    def before_fork(self) -> None:
+        """Close the connection: SQLite's do not survive a fork. The next use opens another one, in both processes."""
+        self._lock.acquire()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def after_fork(self) -> None:
+        """Let the others go on."""
+        self._lock.release()
+
     def _use(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """Do `work`, one caller at a time. A failure of the file ends the use of the store, and no call of its users."""
         with self._lock:
@@ -182,8 +198,9 @@ class SnapshotStore:
                 self._off = True
                 return None
             finally:
-                if self._connection is not None and self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):
+                    if self._connection is not None and self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
 
     def _restore(
         self, connection: sqlite3.Connection, fold: StreamFold, row: tuple[Any, ...], header: bytes, digest: bytes
@@ -223,6 +240,24 @@ class SnapshotStore:
             raise ValueError("a chunk is not what was saved")
         items: list[Any] = json.loads(text)
         return items
+
+
+_STORES: weakref.WeakSet[SnapshotStore] = weakref.WeakSet()
+_forking: list[SnapshotStore] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = _STORES
+    for store in _forking:
+        store.before_fork()
+
+
+def _after_fork() -> None:
+    while _forking:
+        _forking.pop().after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _sealed(row: Sequence[Any], header: bytes) -> bytes:

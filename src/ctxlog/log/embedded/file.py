@@ -61,9 +61,13 @@ def link_of(previous: bytes, record: Record) -> bytes:
     ).digest()
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection with the settings that every connection needs: durable commits, erased bytes overwritten."""
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
+    """A connection with the settings that every connection needs: durable commits, erased bytes overwritten.
+
+    `path` is absolute. Without `create`, a file that is gone is an error; SQLite would put an empty one in its place.
+    """
+    uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA secure_delete=1")
     connection.execute("PRAGMA foreign_keys=0")
@@ -81,7 +85,7 @@ def create(path: Path, partitions: int) -> None:
     draft = path.with_name(f"{path.name}.new-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(connect(draft)) as connection:
+        with contextlib.closing(connect(draft, create=True)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
@@ -101,7 +105,7 @@ def create(path: Path, partitions: int) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
         _sync_folder(path.parent)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, ValueError, sqlite3.Error) as error:
         raise StorageError(f"{path}: the log cannot be created: {error}. Nothing was created.") from error
     finally:
         for leftover in (draft, draft.with_name(draft.name + "-wal"), draft.with_name(draft.name + "-shm")):
@@ -137,7 +141,9 @@ def check(path: Path) -> tuple[str, int]:
     if len(rows) != 1:
         raise LogOpenError(f"{path}: the log does not say which log it is; nothing was changed. Restore it from a copy.")
     log_id, partitions = rows[0]
-    return str(log_id), int(partitions)
+    if type(log_id) is not str or type(partitions) is not int or partitions < 1:
+        raise LogOpenError(f"{path}: what it says of itself cannot be read; nothing was changed. Restore it from a copy.")
+    return log_id, partitions
 
 
 def _sync_folder(folder: Path) -> None:

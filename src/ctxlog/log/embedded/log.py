@@ -8,16 +8,16 @@ it (`synchronous=FULL`).
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ctxlog.errors import IntegrityError, LogBusyError, LogClosedError, LogOpenError, StorageError
+from ctxlog.errors import IntegrityError, LogBusyError, LogOpenError, StorageError
 from ctxlog.log.embedded import file
+from ctxlog.log.embedded.connections import Connections
 from ctxlog.log.embedded.file import OFFSET_BITS, link_of
 from ctxlog.log.protocol import Bounds, OutcomeUnknownError, StorageProblem
 from ctxlog.model.records import NewRecord, Origin, Placed, Position, Record
@@ -34,7 +34,7 @@ _SELECT = "SELECT r.id, r.recorded_at, s.key, r.value, r.origin{} FROM records r
 
 
 class EmbeddedLog:
-    """A log in one SQLite file. Threads may share one; a process that was forked reconnects by itself.
+    """A log in one SQLite file. Threads may share one; it lives on in both processes of a fork.
 
     Args:
         path: Folder of the log; the file in it is `log.sqlite`.
@@ -42,71 +42,50 @@ class EmbeddedLog:
         partitions: For a new log; an existing one keeps its own.
 
     Raises:
-        LogOpenError: There is no log and `create` is False, or what is there is no log.
+        LogOpenError: There is no log and `create` is False, or what is there is no log or may not be read.
         StorageError: The log cannot be created.
     """
 
     def __init__(self, path: Path | str, *, create: bool = True, partitions: int = 1) -> None:
         self.folder = Path(path)
         self.url = f"embedded:{path}"
-        self._file = self.folder / file.LOG_FILE
-        if not self._file.exists():
+        self._file = (self.folder / file.LOG_FILE).absolute()  # Connections are made later, maybe from another directory.
+        try:
+            there = self._file.exists()
+        except OSError as error:
+            raise LogOpenError(f"{self.folder}: cannot be opened: {error.strerror}. Nothing was created.") from error
+        if not there:
             if not create:
                 raise LogOpenError(f"{self.folder}: there is no log here; nothing was created. `ctxlog init` creates one.")
             file.create(self._file, partitions)
         self.log_id, self.partitions = file.check(self._file)
-        self._lock = threading.RLock()
-        self._connect()
-
-    def _connect(self) -> None:
-        self._pid = os.getpid()
-        self._closed = False
-        self._writer = file.connect(self._file)
-        self._readers = threading.local()
-        self._open: list[sqlite3.Connection] = [self._writer]
-
-    def _reader(self) -> sqlite3.Connection:
-        """This thread's connection for reading."""
-        self._check_open()
-        reader: sqlite3.Connection | None = getattr(self._readers, "connection", None)
-        if reader is None:
-            reader = self._readers.connection = file.connect(self._file)
-            self._open.append(reader)
-        return reader
-
-    def _check_open(self) -> None:
-        if self._pid != os.getpid():
-            # SQLite's connections do not survive a fork. The parent's are kept, unused: closing them here would let go of locks.
-            _ORPHANS.append((self._writer, self._open))
-            self._lock = threading.RLock()
-            self._connect()
-        if self._closed:
-            raise LogClosedError(f"{self.folder}: the log was closed; nothing was read or appended. Open it again.")
+        closed = f"{self.folder}: the log was closed; nothing was read or appended. Open it again."
+        self._connections = Connections(partial(file.connect, self._file), closed)
 
     def append(self, records: Sequence[NewRecord]) -> list[Placed]:
         """See `EventLog.append`. Here it is atomic too: all of the records or none."""
-        self._check_open()
-        with self._lock:
-            try:
-                self._writer.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                raise self._failure(error) from error
-            try:
-                placed = self._insert(records)
-            except sqlite3.Error as error:
-                self._roll_back()
-                raise self._failure(error) from error
-            except BaseException:
-                self._roll_back()
-                raise
-            try:
-                self._writer.execute("COMMIT")
-            except sqlite3.Error as error:
-                self._roll_back()
-                raise OutcomeUnknownError(f"{self.folder}: the commit failed: {error}") from error
-            return placed
+        try:
+            with self._connections.writing() as connection:
+                return self._append(connection, records)
+        except sqlite3.Error as error:
+            raise self._failure(error, "nothing was appended") from error
 
-    def _insert(self, records: Sequence[NewRecord]) -> list[Placed]:
+    def _append(self, connection: sqlite3.Connection, records: Sequence[NewRecord]) -> list[Placed]:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            placed = self._insert(connection, records)
+            try:
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise OutcomeUnknownError(f"{self.folder}: the commit failed: {error}") from error
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            raise
+        return placed
+
+    def _insert(self, connection: sqlite3.Connection, records: Sequence[NewRecord]) -> list[Placed]:
         now = time.time_ns() // 1_000_000
         last: dict[int, tuple[int, int, bytes]] = {}
         streams: dict[bytes, int] = {}
@@ -114,45 +93,41 @@ class EmbeddedLog:
         for new in records:
             partition = new.partition
             if partition not in last:
-                last[partition] = self._last(partition)
+                last[partition] = self._last(connection, partition)
             offset, recorded_at, link = last[partition]
             record = Record(partition, offset + 1, max(now, recorded_at), new.key, new.value, new.origin)
             link = link_of(link, record)
             last[partition] = (record.offset, record.recorded_at, link)
             if new.key not in streams:
-                streams[new.key] = self._stream(new.key)
+                streams[new.key] = self._stream(connection, new.key)
             origin = str(new.origin) if new.origin else None
             rows.append((partition << OFFSET_BITS | record.offset, streams[new.key], record.recorded_at, new.value, origin, link))
             placed.append(Placed(Position(partition, record.offset), record.recorded_at))
-        self._writer.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
         return placed
 
-    def _last(self, partition: int) -> tuple[int, int, bytes]:
+    def _last(self, connection: sqlite3.Connection, partition: int) -> tuple[int, int, bytes]:
         if not 0 <= partition < self.partitions:
             raise ValueError(f"partition {partition} of a log that has {self.partitions}")
-        row = self._writer.execute(
+        row = connection.execute(
             "SELECT id, recorded_at, link FROM records WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1", _span(partition)
         ).fetchone()
         return (-1, 0, b"") if row is None else (row[0] & _OFFSET_MASK, row[1], row[2])
 
-    def _stream(self, key: bytes) -> int:
-        row = self._writer.execute("SELECT id FROM streams WHERE key = ?", (key,)).fetchone()
+    def _stream(self, connection: sqlite3.Connection, key: bytes) -> int:
+        row = connection.execute("SELECT id FROM streams WHERE key = ?", (key,)).fetchone()
         if row is None:
-            row = self._writer.execute("INSERT INTO streams (key) VALUES (?) RETURNING id", (key,)).fetchone()
+            row = connection.execute("INSERT INTO streams (key) VALUES (?) RETURNING id", (key,)).fetchone()
         return int(row[0])
 
-    def _roll_back(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-
-    def _failure(self, error: sqlite3.Error) -> LogBusyError | StorageError:
+    def _failure(self, error: sqlite3.Error, done: str) -> LogBusyError | StorageError | IntegrityError:
+        if not isinstance(error, sqlite3.OperationalError):
+            return IntegrityError(f"{self.folder}: the file is damaged: {error}; {done}. Restore it from a copy.")
         if "locked" in str(error):
             return LogBusyError(
-                f"{self.folder}: another process wrote for longer than {file.BUSY_SECONDS:.0f} s; nothing was appended. "
-                "Try again."
+                f"{self.folder}: another process wrote for longer than {file.BUSY_SECONDS:.0f} s; {done}. Try again."
             )
-        return StorageError(f"{self.folder}: {error}; nothing was appended. Check the disk and try again.")
+        return StorageError(f"{self.folder}: {error}; {done}. Check the disk and try again.")
 
     def bounds(self, partition: int) -> Bounds:
         """See `EventLog.bounds`."""
@@ -228,8 +203,8 @@ class EmbeddedLog:
     def problems(self) -> Iterator[StorageProblem]:
         """Check the file: SQLite's own structures, the offsets without gaps, and every record's link to the one before it."""
         try:
-            rows = self._reader().execute("PRAGMA integrity_check(20)").fetchall()
-        except sqlite3.DatabaseError as error:
+            rows = self._query("PRAGMA integrity_check(20)")
+        except IntegrityError as error:
             rows = [(str(error),)]
         for (text,) in rows:
             if text != "ok":
@@ -249,27 +224,14 @@ class EmbeddedLog:
 
     def close(self) -> None:
         """See `EventLog.close`."""
-        if self._closed or self._pid != os.getpid():
-            self._closed = True
-            return
-        with self._lock:
-            self._closed = True
-            for connection in self._open:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-            self._open.clear()
+        self._connections.close()
 
-    def _query(self, statement: str, bound: Sequence[Any]) -> list[Any]:
+    def _query(self, statement: str, bound: Sequence[Any] = ()) -> list[Any]:
         try:
-            return self._reader().execute(statement, bound).fetchall()
-        except sqlite3.OperationalError as error:
-            raise StorageError(f"{self.folder}: cannot be read: {error}. Check the disk and try again.") from error
-        except sqlite3.DatabaseError as error:
-            raise IntegrityError(f"{self.folder}: the file is damaged: {error}. Restore it from a copy.") from error
-
-
-_ORPHANS: list[object] = []
-"""Connections of a parent process, kept from being closed in a forked child."""
+            with self._connections.reading() as connection:
+                return connection.execute(statement, bound).fetchall()
+        except sqlite3.Error as error:
+            raise self._failure(error, "nothing was read") from error
 
 
 def _span(partition: int) -> tuple[int, int]:
