@@ -180,4 +180,14 @@ class LineageError(IntegrityError):
 
 
 class ImportFailedError(CtxlogError):
-    """A source file cannot be imported, or differs from what was imported before. The message names the place."""
+    """A source file, or one run in it, cannot be imported, or differs from what was imported before.
+
+    Attributes:
+        reason: What is wrong.
+        place: Where in the file; empty where it is the file as a whole.
+    """
+
+    def __init__(self, reason: str, place: str = "") -> None:
+        self.reason = reason
+        self.place = place
+        super().__init__(f"{place}: {reason}" if place else reason)

@@ -25,6 +25,7 @@ from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_id, ch
 from ctxlog.model.jsontext import json_text, plain_or_parts
 from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
+from ctxlog.model.records import Accepted
 from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window, select
 from ctxlog.model.state import ContextState
 from ctxlog.replay.history import Entry, history
@@ -73,6 +74,32 @@ class Context:
         encoded = [encode(event, meta) for event, meta in zip(batch, metas, strict=True)]
         conditional = len(batch) > 1 or any(meta["precondition"] for meta in metas)
         return self._owner._append(self.stream_id, encoded, event_ids, conditional=conditional, expected=expectation(options))
+
+    def append_each(self, events: Sequence[tuple[Event, AppendOptions]]) -> Acknowledged:
+        """Append events that have nothing to do with each other, in one durable write: each is decided on its own.
+
+        Far faster than one `append` after the other, for what was recorded elsewhere.
+
+        Args:
+            events: Each with its own options; no preconditions, as nobody would hear of a conflict.
+
+        Raises:
+            InvalidInputError: An argument cannot be used; nothing was appended.
+            RecordTooLargeError: A record would be larger than 1 MiB; nothing was appended.
+            IndeterminateError: The outcome is not known. The same events with the same ids can be appended again.
+        """
+        encoded, event_ids = [], []
+        for event, options in events:
+            event_id = check_id("event id", (options.get("event_ids") or [uuid7()])[0])
+            (meta,) = metas_of(self._writer, [event], [event_id], options)
+            if meta["precondition"]:
+                raise InvalidInputError("append_each takes no preconditions; nothing was appended")
+            encoded.append(encode(event, meta))
+            event_ids.append(event_id)
+        if not encoded:
+            raise InvalidInputError("an append has at least 1 event; nothing was appended")
+        done = self._owner._append(self.stream_id, encoded, event_ids, conditional=False, expected="")
+        return Acknowledged(done.position, done.event_ids)
 
     def add_message(
         self, role: str, content: Any = None, *, name: str | None = None, **options: Unpack[AppendOptions]
@@ -229,6 +256,12 @@ class Context:
         point = parse_point(at) if isinstance(at, str | int) else at
         self._owner._caught_up(self._owner.replayer.reader.partition(self.stream_id))
         return self._owner.replayer.replay(self.stream_id, point)
+
+    def accepted(self) -> Iterator[Accepted]:
+        """The accepted events, oldest first, with everything that was appended through this log."""
+        replayer = self._owner.replayer
+        end = max(replayer.end(self.stream_id), self._owner._caught_up(replayer.reader.partition(self.stream_id)))
+        return replayer.accepted(self.stream_id, end)
 
     def history(self) -> Iterator[Entry]:
         """Every record of the stream and what became of it, in the order in which it was decided."""
