@@ -1,0 +1,108 @@
+"""Golden logs: bytes that were written once, and what every release must make of them.
+
+This is what "a decision replays as it was" means. A failure here means that the log format, arbitration or the fold changed its
+meaning; until 0.1.0 that takes an ADR and a new recording, afterwards it is forbidden.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import oracle
+from ctxlog.codec.partition import PartitionContext
+from ctxlog.log.memory import MemoryLog
+from ctxlog.model.records import CONTROL_KEY, Record, Rejected
+from golden import recording
+
+FOLDERS = sorted(path.parent for path in Path(__file__).parent.glob("*/expected.json"))
+
+
+class GoldenLog(MemoryLog):
+    """A log in memory that holds what a golden log holds."""
+
+    def __init__(self, folder: Path) -> None:
+        about = json.loads((folder / "expected.json").read_text("utf-8"))
+        super().__init__(about["partitions"])
+        self.log_id = about["log_id"]
+        self._records = [[] for _ in range(self.partitions)]
+        for line in (folder / "log.jsonl").read_text("utf-8").splitlines():
+            item = json.loads(line)
+            record = Record(
+                item["partition"], item["offset"], item["recorded_at"], item["key"].encode(), bytes.fromhex(item["value"])
+            )
+            self._records[record.partition].append(record)
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
+def golden(request: pytest.FixtureRequest) -> tuple[GoldenLog, dict[str, Any]]:
+    return GoldenLog(request.param), json.loads((request.param / "expected.json").read_text("utf-8"))["streams"]
+
+
+def test_every_decision_chain_head_and_state_digest_is_as_it_was(golden: tuple[GoldenLog, dict[str, Any]]) -> None:
+    log, streams = golden
+    assert json.loads(json.dumps(recording.expected(log))) == streams
+
+
+def test_the_golden_log_holds_every_outcome_and_every_event_type(golden: tuple[GoldenLog, dict[str, Any]]) -> None:
+    """Otherwise it would prove less than it says."""
+    log, streams = golden
+    outcomes = Counter(outcome for stream in streams.values() for _, _, outcome, _ in stream["decisions"])
+    assert set(outcomes) == {
+        "accepted", "open", "undecodable", "misplaced", "malformed", "duplicate", "conflict", "abandoned",
+    }  # fmt: skip
+    reasons = {reason for stream in streams.values() for _, _, _, reason in stream["anomalies"]}
+    assert reasons == {
+        "call_settled", "message_unknown", "target_mismatch", "out_of_range", "fact_unknown", "already_closed", "not_first",
+    }  # fmt: skip
+    types, voids = set(), Counter[str]()
+    for partition in range(log.partitions):
+        context = PartitionContext(partition)
+        for record in log.read(partition, 0, log.bounds(partition).end):
+            if record.key == CONTROL_KEY:
+                voids[context.take(record).void or "has effect"] += 1
+            elif not isinstance(event := context.decode(record), Rejected):
+                types.add(event.type)
+    assert types == {*recording.TYPES, "org.example.Noted", "ctxlog.MessageForgotten"}
+    assert len(voids) == 4
+
+
+def test_the_oracle_agrees_with_the_golden_log(golden: tuple[GoldenLog, dict[str, Any]]) -> None:
+    """The recording was made by the library; this says that it was right when it was made."""
+    log, streams = golden
+    told: dict[str, list[oracle.OracleRecord]] = {}
+    for partition in range(log.partitions):
+        context = PartitionContext(partition)
+        for record in log.read(partition, 0, log.bounds(partition).end):
+            if record.key == CONTROL_KEY:
+                context.take(record)
+                continue
+            event = context.decode(record)
+            key = (record.key or b"").decode()
+            if isinstance(event, Rejected):
+                told.setdefault(key, []).append(oracle.OracleRecord(record.offset, "", None, None, b"", event.reason))
+            else:
+                told.setdefault(key, []).append(
+                    oracle.OracleRecord(record.offset, event.type, event.meta, event.payload, event.digest)
+                )
+    for stream_id, records in told.items():
+        judged = oracle.arbitrate(stream_id, records)
+        expected = {
+            offset: (outcome.replace("open", "held"), version) for _, offset, outcome, version in streams[stream_id]["decisions"]
+        }
+        assert judged.decisions == expected
+        parent_state = None
+        if stream_id == recording.FORK:
+            above = oracle.arbitrate(recording.MAIN, told[recording.MAIN]).accepted[:7]
+            parent_state = oracle.fold(recording.MAIN, above)[0]
+        for version, found in enumerate(streams[stream_id]["versions"]):
+            if found == "NewerEventError":
+                with pytest.raises(oracle.NewerEvent):
+                    oracle.fold(stream_id, judged.accepted[:version])
+            else:
+                state, _ = oracle.fold(stream_id, judged.accepted[:version], parent_state if version else None)
+                assert found == [judged.heads[version], oracle.state_digest(state)]
