@@ -6,7 +6,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Self
 
 from ctxlog.client.appending import Encoded
@@ -23,7 +22,7 @@ from ctxlog.model.state import ContextState
 from ctxlog.replay.cuts import Cut
 from ctxlog.replay.replayer import Outcome, Replayer, Seen, StreamCursor
 from ctxlog.replay.snapshots import SnapshotStore
-from ctxlog.replay.summaries import StreamSummary, summarize
+from ctxlog.replay.summaries import StreamSummary, matching, summarize
 
 CURSORS_MAX = 64
 """Streams whose fold a log keeps at hand, so that a read costs what was appended since the last one."""
@@ -100,16 +99,7 @@ class ContextLog:
 
     def matching(self, pattern: str = "*") -> list[str]:
         """Names of the streams that match a shell pattern, sorted."""
-        found = set()
-        for partition in range(self.log.partitions):
-            for key in self.log.keys(partition):
-                try:
-                    stream_id = key.decode()
-                except UnicodeDecodeError:
-                    continue  # No stream can have such a name: records under it are misplaced.
-                if not stream_id.startswith("ctxlog:") and fnmatchcase(stream_id, pattern):
-                    found.add(stream_id)
-        return sorted(found)
+        return matching(self.log, pattern)
 
     def cut(self, pattern: str = "*", at: str | int | Point = "latest") -> Cut:
         """The version of each matching stream at a point, from which `cut:FILE` replays the same states again."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctxlog.core.arbitration import Arbiter
+from ctxlog.log.protocol import EventLog
 from ctxlog.model.records import Rejected
 
 if TYPE_CHECKING:
@@ -57,3 +59,17 @@ def summarize(replayer: Replayer, stream_id: str) -> StreamSummary | None:
     return StreamSummary(
         stream_id, arbiter.version, arbiter.version, rejected, waiting, size, first_at, last_at, arbiter.head.hex()
     )
+
+
+def matching(log: EventLog, pattern: str = "*") -> list[str]:
+    """Names of the streams that match a shell pattern, sorted."""
+    found = set()
+    for partition in range(log.partitions):
+        for key in log.keys(partition):
+            try:
+                stream_id = key.decode()
+            except UnicodeDecodeError:
+                continue  # No stream can have such a name: records under it are misplaced.
+            if not stream_id.startswith("ctxlog:") and fnmatchcase(stream_id, pattern):
+                found.add(stream_id)
+    return sorted(found)
