@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -188,10 +189,10 @@ def _time(message: dict[str, Any]) -> int | None:
 def _micros(value: Any) -> int | None:
     try:
         if isinstance(value, Number):
-            seconds = float(value.text)
-            if int(seconds) in _SECONDS:
-                return round(seconds * 1_000_000)
-            return round(seconds * 1000) if int(seconds) in _MILLISECONDS else None
+            age = int(float(value.text))  # First: a decimal may be too large to write out.
+            if age in _SECONDS:
+                return round(Decimal(value.text) * 1_000_000)
+            return round(Decimal(value.text) * 1000) if age in _MILLISECONDS else None
         if isinstance(value, str):
             moment = datetime.fromisoformat(value)
             return None if moment.tzinfo is None else int(micros(moment))
