@@ -6,7 +6,6 @@ malformed, of another log, repeated or of unknown kind is a row without effect, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import rfc8785
 from ctxlog.codec.avro import Decoder, encode_plain
 from ctxlog.codec.framing import frame_single_object, unframe
 from ctxlog.codec.schemas import CONTROL_NAME, Schema, shipped
+from ctxlog.codec.strictjson import parse_json
 from ctxlog.core.arbitration import RULES
 from ctxlog.errors import UndecodableError
 from ctxlog.model.records import CONTROL_KEY, NewRecord
@@ -102,10 +102,10 @@ def decode_control(value: bytes | None) -> Control:
 def _parse(text: str) -> dict[str, Any] | None:
     """The object that `text` is in RFC 8785 form; None where it is none."""
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         if isinstance(data, dict) and rfc8785.dumps(data) == text.encode():
             return data
-    except (ValueError, RecursionError, rfc8785.CanonicalizationError):
+    except (ValueError, rfc8785.CanonicalizationError):
         return None
     return None
 

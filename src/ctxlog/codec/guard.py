@@ -130,6 +130,8 @@ class _Scan:
                 at += 1
             elif code == _FIXED:
                 at += arg
+                # Every step looks at the body: a schema of nothing but doubles could otherwise walk on for ever.
+                body[at - 1]
             else:
                 at = self.blocks(arg, at)
         return at

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ctxlog.codec.avro import Decoder
-from ctxlog.codec.control import Control, decode_control
+from ctxlog.codec.control import PARTITIONER, Control, decode_control
 from ctxlog.codec.framing import Framed, unframe
 from ctxlog.codec.schemas import Schema
 from ctxlog.core.arbitration import RULES
@@ -65,6 +65,7 @@ class PartitionContext:
         self.copy_started_at = _NEVER
         self.copy_finished_at = _NEVER
         self._partitions = 1
+        self._last_offset = -1
 
     @property
     def log_id(self) -> str | None:
@@ -73,12 +74,15 @@ class PartitionContext:
 
     def take(self, record: Record) -> ControlRow:
         """Take the next control record."""
-        self.next_offset = record.offset + 1
         try:
             control = decode_control(record.value)
         except UndecodableError as error:
-            return ControlRow(record.offset, None, error.reason)
-        return ControlRow(record.offset, control, self._apply(record.offset, control))
+            row = ControlRow(record.offset, None, error.reason)
+        else:
+            row = ControlRow(record.offset, control, self._apply(record.offset, control))
+        # Only now: an interrupt above must not lose the record, and to take it twice does no harm.
+        self._last_offset, self.next_offset = record.offset, record.offset + 1
+        return row
 
     def _apply(self, offset: int, control: Control) -> str | None:
         """Let a well-formed control record take effect; why it has none, or None."""
@@ -86,8 +90,8 @@ class PartitionContext:
         if self.genesis is None:
             if control.kind != "Genesis":
                 return "it stands before the genesis"
-            if data["partitions"] <= self.partition or data["rules"] != RULES:
-                return "it is a genesis of other rules or another partition"
+            if data["partitions"] <= self.partition or (data["rules"], data["partitioner"]) != (RULES, PARTITIONER):
+                return "it is a genesis of other rules, another partitioner or another partition"
             self.genesis, self.genesis_offset, self._partitions = control, offset, data["partitions"]
             return None
         if data["log_id"] != self.log_id:
@@ -96,7 +100,8 @@ class PartitionContext:
             case "SchemaPublished":
                 return self._publish(offset, control)
             case "CopyStarted":
-                if offset != self.genesis_offset + 1:
+                # Offsets have gaps. No event can stand in between: no schema is published yet.
+                if self._last_offset != self.genesis_offset:
                     return "a copy starts directly after the genesis"
                 self.copied_from, self.copy_started_at = data["source_log_id"], offset
             case "CopyFinished":

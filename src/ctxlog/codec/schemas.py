@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
+from ctxlog.codec.strictjson import parse_json
 from ctxlog.core.digests import schema_digest
 from ctxlog.core.evolve import KNOWN_TYPES
 from ctxlog.errors import SchemaError
@@ -23,13 +24,15 @@ SCHEMA_TEXT_BYTES_MAX = 64 * 1024
 """Part of the log format: a longer publication is void."""
 
 SCHEMA_NESTING_MAX = 16
-"""Part of the log format: records, arrays and maps inside one another."""
+"""Part of the log format: records, arrays and maps inside one another, also where a record is only named."""
 
 META_NAME: Final = "ctxlog.EventMeta"
 CONTROL_NAME: Final = "ctxlog.ControlRecord"
 
 _PRIMITIVES = frozenset({"boolean", "int", "long", "float", "double", "string"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_TAKEN = _PRIMITIVES | {"null", "bytes"}
+_KINDS = frozenset({"array", "enum", "error", "error_union", "fixed", "map", "record", "request", "union"})
 
 
 class Schema:
@@ -55,8 +58,8 @@ class Schema:
         if len(text.encode(errors="surrogatepass")) > SCHEMA_TEXT_BYTES_MAX:
             raise SchemaError(f"the text is longer than {SCHEMA_TEXT_BYTES_MAX:,} bytes")
         try:
-            source = json.loads(text)
-        except (ValueError, RecursionError):
+            source = parse_json(text)
+        except ValueError:
             raise SchemaError("the text is not JSON") from None
         self.text = text
         self.node: dict[str, Any] = restrict(source)
@@ -97,14 +100,16 @@ class _Walk:
     """One walk through a schema. Definitions come back in full where they stand first, and as their name later."""
 
     def __init__(self) -> None:
-        self.done: set[str] = set()
+        self.heights: dict[str, int] = {}
+        self.deepest = 0
         self.inside: set[str] = set()
 
     def walk(self, source: Any, namespace: str, depth: int) -> Any:
         if depth > SCHEMA_NESTING_MAX:
             raise SchemaError(f"nesting is deeper than {SCHEMA_NESTING_MAX}")
+        self.deepest = max(self.deepest, depth)
         if isinstance(source, str):
-            return self._reference(source, namespace)
+            return self._reference(source, namespace, depth)
         if isinstance(source, list):
             return self._union(source, namespace, depth)
         if not isinstance(source, dict):
@@ -119,17 +124,21 @@ class _Walk:
         if kind == "map":
             return {"type": "map", "values": self.walk(source.get("values"), namespace, depth + 1)}
         if isinstance(kind, str):
-            return self._reference(kind, namespace)
+            return self._reference(kind, namespace, depth)
         raise SchemaError("an object has no type")
 
-    def _reference(self, name: str, namespace: str) -> str:
+    def _reference(self, name: str, namespace: str, depth: int) -> str:
         if name in _PRIMITIVES:
             return name
         full = name if "." in name or not namespace else f"{namespace}.{name}"
         if full in self.inside:
             raise SchemaError("a record holds itself")
-        if full not in self.done:
+        if full not in self.heights:
             raise SchemaError("a type is not allowed, or not defined before its use")
+        # A chain of named records is as deep as the same records written out, and fans out as wide.
+        if depth + self.heights[full] > SCHEMA_NESTING_MAX:
+            raise SchemaError(f"nesting is deeper than {SCHEMA_NESTING_MAX}")
+        self.deepest = max(self.deepest, depth + self.heights[full])
         return full
 
     def _union(self, branches: list[Any], namespace: str, depth: int) -> list[Any]:
@@ -139,12 +148,13 @@ class _Walk:
 
     def _record(self, source: dict[str, Any], namespace: str, depth: int) -> dict[str, Any]:
         full = _full_name(source, namespace)
-        if full in self.done or full in self.inside:
+        if full in self.heights or full in self.inside:
             raise SchemaError("a name is defined twice")
         fields = source.get("fields")
         if not isinstance(fields, list) or not fields:
             raise SchemaError("a record has no fields")
         self.inside.add(full)
+        outside, self.deepest = self.deepest, depth
         names: set[str] = set()
         restricted = []
         for field in fields:
@@ -154,7 +164,8 @@ class _Walk:
             names.add(name)
             restricted.append({"name": name, "type": self.walk(field.get("type"), full.rpartition(".")[0], depth + 1)})
         self.inside.discard(full)
-        self.done.add(full)
+        self.heights[full] = self.deepest - depth
+        self.deepest = max(outside, self.deepest)
         return {"type": "record", "name": full, "fields": restricted}
 
 
@@ -163,8 +174,11 @@ def _full_name(source: dict[str, Any], namespace: str) -> str:
     if not isinstance(name, str) or not (own is None or isinstance(own, str)):
         raise SchemaError("a record has no name")
     full = name if "." in name else ".".join(filter(None, (namespace if own is None else own, name)))
-    if not all(map(_NAME.match, full.split("."))) or full in _PRIMITIVES:
+    if not all(map(_NAME.match, full.split("."))) or full.rpartition(".")[2] in _TAKEN or full in _KINDS:
         raise SchemaError("a name is not an Avro name")
+    if namespace and "." not in full:
+        # Written out in full, it could not be told from a name of the namespace around it.
+        raise SchemaError("a name without a namespace stands inside one")
     return full
 
 

@@ -105,7 +105,7 @@ class Arbiter:
         else:
             append_id, index, count = group["id"], group["index"], group["count"]
         opened = self.open.get(append_id)
-        if (index or count != 1 or opened or meta["precondition"]) and self._malformed(meta, append_id, index, count, opened):
+        if (group is not None or opened or meta["precondition"]) and self._malformed(meta, append_id, index, count, opened):
             return Verdict((), (Rejected(event.offset, "malformed", event),))
         decided = self.decided
         if event_id in decided or append_id in decided or (opened and index in opened.held):

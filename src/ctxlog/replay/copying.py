@@ -104,7 +104,8 @@ class _Copy:
         contexts = [self._context(partition) for partition in range(self.target.partitions)]
         for context in contexts:
             end = self.target.bounds(context.partition).end
-            if context.copied_from is None and end > context.genesis_offset + 1:
+            first = context.genesis_offset + 1
+            if context.copied_from is None and next(self.target.read(context.partition, first, end), None) is not None:
                 raise LogOpenError(
                     f"{self.target.url}: partition {context.partition} is not empty; nothing was copied. Copy into a new log."
                 )
