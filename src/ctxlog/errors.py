@@ -12,7 +12,17 @@ from typing import Any
 
 
 class CtxlogError(Exception):
-    """Base of all errors that ctxlog raises on purpose."""
+    """Base of all errors that ctxlog raises on purpose. They can be pickled, as pools of processes need."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[CtxlogError], args: tuple[Any, ...], attributes: dict[str, Any]) -> CtxlogError:
+    """An error as it was; its constructor takes what the message was made of, and not the message."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class RetriableError(CtxlogError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -10,9 +11,13 @@ from typing import Any, NamedTuple, TypedDict
 from pydantic import ValidationError
 
 from ctxlog.codec.avro import encode_event
-from ctxlog.errors import InvalidInputError
+from ctxlog.core.arbitration import APPEND_EVENTS_MAX
+from ctxlog.errors import InvalidInputError, UndecodableError
 from ctxlog.model.events import Event, micros
 from ctxlog.model.ids import check_actor, check_id
+from ctxlog.uuids import uuid7
+
+_HEAD = re.compile(r"[0-9a-f]{64}")
 
 
 class AppendOptions(TypedDict, total=False):
@@ -57,11 +62,29 @@ class Encoded(NamedTuple):
 
 
 def encode(event: Event, meta: dict[str, Any]) -> Encoded:
-    """Encode an event. Raises `InvalidInputError` where a text cannot be UTF-8."""
+    """Encode an event. Raises `InvalidInputError` where no reader could decode it."""
     try:
         return Encoded(event.type_name, encode_event(event.type_name, meta, event.model_dump()))
     except UnicodeEncodeError:
         raise InvalidInputError("a text holds a lone surrogate, which UTF-8 cannot carry; nothing was appended") from None
+    except UndecodableError as error:
+        raise InvalidInputError(f"{event.type_name}: {error.reason}; nothing was appended") from None
+
+
+def ids_of(batch: Sequence[Event], options: AppendOptions) -> list[str]:
+    """The ids of the events of an append. Raises `InvalidInputError`, and `TypeError` for an option that does not exist."""
+    unknown = options.keys() - AppendOptions.__annotations__.keys()
+    if unknown:
+        # A precondition that is spelled wrong must not be one that is left out.
+        raise TypeError(f"no such option of an append: {', '.join(sorted(unknown))}; nothing was appended")
+    if not 1 <= len(batch) <= APPEND_EVENTS_MAX:
+        raise InvalidInputError(f"an append has 1 to {APPEND_EVENTS_MAX:,} events, not {len(batch):,}; nothing was appended")
+    if not all(isinstance(event, Event) for event in batch):
+        raise InvalidInputError("an append takes events of ctxlog.model.events; nothing was appended")
+    given = options.get("event_ids") or [uuid7() for _ in batch]
+    if isinstance(given, str) or len(given) != len(batch) or len(set(given)) != len(batch):
+        raise InvalidInputError(f"event_ids: expected {len(batch)} different ids, one an event; nothing was appended")
+    return [check_id("event id", event_id) for event_id in given]
 
 
 def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], options: AppendOptions) -> list[dict[str, Any]]:
@@ -70,11 +93,17 @@ def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], o
         occurred_us = micros(occurred_at)
     except ValueError as error:
         raise InvalidInputError(f"occurred_at: {error}; nothing was appended") from None
-    if occurred_us is not None and type(occurred_us) is not int:
+    if occurred_us is not None and (type(occurred_us) is not int or not -(2**53) < occurred_us < 2**53):
         raise InvalidInputError("occurred_at: expected a datetime with a zone, or µs since 1970 UTC; nothing was appended")
-    causation_id, correlation_id = options.get("causation_id"), options.get("correlation_id")
+    causation_id, correlation_id = options.get("causation_id") or None, options.get("correlation_id") or None
+    for what, value in (("causation id", causation_id), ("correlation id", correlation_id)):
+        if value is not None:
+            check_id(what, value)
     trace = {"causation_id": causation_id, "correlation_id": correlation_id} if causation_id or correlation_id else None
-    targets = dict(options.get("expected_targets") or {})
+    expected = options.get("expected_targets") or {}
+    if not isinstance(expected, Mapping):
+        raise InvalidInputError('expected_targets: expected versions by target, as in {"fact:limit": 3}; nothing was appended')
+    targets = dict(expected)
     metas = []
     for index, (event, event_id) in enumerate(zip(batch, event_ids, strict=True)):
         target = event.target()
@@ -94,7 +123,7 @@ def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], o
             }
         )
     if targets:
-        raise InvalidInputError(f"expected_targets: the append changes none of {sorted(targets)}; nothing was appended")
+        raise InvalidInputError(f"expected_targets: the append changes none of {sorted(map(str, targets))}; nothing was appended")
     return metas
 
 
@@ -118,6 +147,8 @@ def _precondition(index: int, options: AppendOptions, expected_target: int | Non
     for name, number in (("expected_version", version), ("expected_targets", expected_target)):
         if number is not None and (type(number) is not int or not 0 <= number < 2**63):
             raise InvalidInputError(f"{name}: expected a version from 0, found {number!r}; nothing was appended")
+    if head is not None and not _HEAD.fullmatch(str(head)):
+        raise InvalidInputError("expected_head: expected 64 lower-case hex digits; nothing was appended")
     return {"expected_version": version, "expected_head": head, "expected_target_version": expected_target}
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ctxlog.client.appending import AppendOptions, Writer, encode, expectation, make_event, metas_of
-from ctxlog.core.arbitration import APPEND_EVENTS_MAX
+from ctxlog.client.appending import AppendOptions, Writer, encode, expectation, ids_of, make_event, metas_of
 from ctxlog.errors import InvalidInputError
 from ctxlog.model.events import (
     Event,
@@ -21,7 +20,7 @@ from ctxlog.model.events import (
     ToolCalled,
     ToolReturned,
 )
-from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_id, check_stream_id
+from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_stream_id
 from ctxlog.model.jsontext import json_text, plain_or_parts
 from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
@@ -65,11 +64,7 @@ class Context:
             IndeterminateError: The outcome is not known; `ContextLog.resolve` finds out.
         """
         batch = [events] if isinstance(events, Event) else list(events)
-        if not 1 <= len(batch) <= APPEND_EVENTS_MAX:
-            raise InvalidInputError(f"an append has 1 to {APPEND_EVENTS_MAX:,} events, not {len(batch):,}; nothing was appended")
-        event_ids = [check_id("event id", event_id) for event_id in options.get("event_ids") or [uuid7() for _ in batch]]
-        if len(event_ids) != len(batch):
-            raise InvalidInputError(f"{len(event_ids)} event ids for {len(batch)} events; nothing was appended")
+        event_ids = ids_of(batch, options)
         metas = metas_of(self._writer, batch, event_ids, options)
         encoded = [encode(event, meta) for event, meta in zip(batch, metas, strict=True)]
         conditional = len(batch) > 1 or any(meta["precondition"] for meta in metas)
@@ -90,7 +85,7 @@ class Context:
         """
         encoded, event_ids = [], []
         for event, options in events:
-            event_id = check_id("event id", (options.get("event_ids") or [uuid7()])[0])
+            (event_id,) = ids_of([event], options)
             (meta,) = metas_of(self._writer, [event], [event_id], options)
             if meta["precondition"]:
                 raise InvalidInputError("append_each takes no preconditions; nothing was appended")
@@ -254,8 +249,9 @@ class Context:
             IntegrityError: What the log holds cannot be folded.
         """
         point = parse_point(at) if isinstance(at, str | int) else at
-        self._owner._caught_up(self._owner.replayer.reader.partition(self.stream_id))
-        return self._owner.replayer.replay(self.stream_id, point)
+        replayer = self._owner.replayer
+        self._owner._settle()
+        return replayer.replay(self.stream_id, point)
 
     def accepted(self) -> Iterator[Accepted]:
         """The accepted events, oldest first, with everything that was appended through this log."""
@@ -266,4 +262,5 @@ class Context:
     def history(self) -> Iterator[Entry]:
         """Every record of the stream and what became of it, in the order in which it was decided."""
         replayer = self._owner.replayer
+        self._owner._settle()
         return history(replayer, self.stream_id, replayer.end(self.stream_id))

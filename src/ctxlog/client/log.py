@@ -12,7 +12,7 @@ from ctxlog.client.appending import Encoded
 from ctxlog.client.context import Context
 from ctxlog.codec.framing import frame_single_object
 from ctxlog.codec.schemas import shipped
-from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, RecordTooLargeError
+from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, LineageError, RecordTooLargeError
 from ctxlog.log.protocol import EventLog, OutcomeUnknownError
 from ctxlog.log.publication import Publisher
 from ctxlog.model.outcomes import Acknowledged, Committed
@@ -136,7 +136,8 @@ class ContextLog:
         self.close()
 
     def _state(self, stream_id: str) -> ContextState:
-        return self._read(stream_id).fold.state()
+        with self._lock:  # Another thread may read the same cursor on.
+            return self._read(stream_id).fold.state()
 
     def _read(self, stream_id: str, seen: Seen | None = None) -> StreamCursor:
         """The stream's cursor, read on to the end of its partition and to all that this log wrote."""
@@ -144,10 +145,15 @@ class ContextLog:
         with self._lock:
             partition = replayer.reader.partition(stream_id)
             end = max(replayer.end(stream_id), self._caught_up(partition))
-            cursor = self._cursors.pop(stream_id, None) or replayer.open(stream_id, end=end)
+            cursor = self._cursors.pop(stream_id, None)
+            if cursor is None:
+                self._settle()  # A fork reads its parent in another partition.
+                cursor = replayer.open(stream_id, end=end)
             replayer.advance(cursor, end, seen=seen)
-            # Kept only now: a cursor whose reading failed half-way is not used again.
-            self._cursors[stream_id] = cursor
+            # Kept only now: a cursor whose reading failed half-way is not used again. Nor is one without its parent's state:
+            # the parent may come.
+            if not isinstance(cursor.fold.failure, LineageError):
+                self._cursors[stream_id] = cursor
             if len(self._cursors) > CURSORS_MAX:
                 self._cursors.popitem(last=False)
             return cursor
@@ -159,6 +165,11 @@ class ContextLog:
         while end < written:
             end = self.log.wait(partition, end, 1.0)
         return end
+
+    def _settle(self) -> None:
+        """Wait until every partition shows what was written here."""
+        for partition in list(self._written):
+            self._caught_up(partition)
 
     def _write(
         self, stream_id: str, records: Sequence[NewRecord], event_ids: Sequence[str], *, conditional: bool
@@ -176,12 +187,12 @@ class ContextLog:
         self, stream_id: str, encoded: Sequence[Encoded], event_ids: Sequence[str], *, conditional: bool, expected: str
     ) -> Committed | Acknowledged:
         partition = self.replayer.reader.partition(stream_id)
-        self._publisher.ensure(partition, {type_name for type_name, _ in encoded})
         key = stream_id.encode()
         records = [NewRecord(partition, key, frame_single_object(shipped(name).fingerprint, body)) for name, body in encoded]
         for record in records:
             if record.size > MAX_RECORD_BYTES:
                 raise RecordTooLargeError(stream_id, record.size, MAX_RECORD_BYTES)
+        self._publisher.ensure(partition, {type_name for type_name, _ in encoded})
         positions = self._write(stream_id, records, event_ids, conditional=conditional)
         if not conditional:
             return Acknowledged(positions[0], tuple(event_ids))
@@ -195,8 +206,11 @@ class ContextLog:
             if cursor is not None and cursor.next_offset > first:
                 # Another thread of this process read past the records between the append and here.
                 return self._decided(stream_id, positions[0].partition, positions[-1].offset + 1, event_ids, expected)
+            if cursor is None:
+                # Not from a snapshot that another process has taken since: it would hide the records to be seen.
+                self._cursors[stream_id] = self.replayer.open(stream_id, end=first)
             watch = _Watch(event_ids)
-            cursor = self._read(stream_id, watch)
+            self._read(stream_id, watch)
         return watch.result(stream_id, positions[0].partition, event_ids, expected)
 
     def _decided(

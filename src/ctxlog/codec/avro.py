@@ -9,7 +9,7 @@ from typing import Any, cast
 import fastavro
 from fastavro.types import Schema as ParsedSchema
 
-from ctxlog.codec.guard import check, plan_of
+from ctxlog.codec.guard import BODY_BYTES_MAX, ITEMS_MAX, check, plan_of
 from ctxlog.codec.schemas import Schema, shipped
 from ctxlog.errors import UndecodableError
 
@@ -55,12 +55,16 @@ def encode_event(type_name: str, meta: dict[str, Any], payload: dict[str, Any]) 
 
     Raises:
         UnicodeEncodeError: A text holds a lone surrogate.
+        UndecodableError: It holds more items than a body may.
     """
     # A tuple names the union's branch; a plain dict would make fastavro try each (half the speed).
     tagged = {name: (_GROUPS[name], value) if value is not None and name in _GROUPS else value for name, value in meta.items()}
     out = BytesIO()
     fastavro.schemaless_writer(out, _encoder(type_name), {"meta": tagged, **payload})
-    return out.getvalue()
+    body = out.getvalue()
+    if ITEMS_MAX < len(body) <= BODY_BYTES_MAX:  # An item takes a byte at least. A longer body fits into no record.
+        check(plan_of(shipped(type_name).node), body)
+    return body
 
 
 def encode_plain(type_name: str, datum: dict[str, Any]) -> bytes:

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from ctxlog.codec.control import encode_control, schema_published
 from ctxlog.codec.partition import PartitionContext
-from ctxlog.codec.schemas import shipped
-from ctxlog.errors import IntegrityError, LogOpenError
-from ctxlog.log.protocol import EventLog
+from ctxlog.codec.schemas import Schema, shipped
+from ctxlog.errors import IntegrityError, LogOpenError, StorageError
+from ctxlog.log.protocol import EventLog, OutcomeUnknownError
 
 
 class Contexts(Protocol):
@@ -34,6 +34,7 @@ class Publisher:
         Raises:
             LogOpenError: A copy into this log is not finished, so nothing else may be written.
             IntegrityError: The fingerprint of a schema was claimed by another one.
+            StorageError: It is not known whether the schemas were published.
         """
         missing = sorted({name for name in type_names if (partition, name) not in self._known})
         if not missing:
@@ -46,10 +47,7 @@ class Publisher:
             )
         unpublished = [shipped(name) for name in missing if shipped(name).fingerprint not in context.by_fingerprint]
         if unpublished:
-            self._log.append(
-                [encode_control(partition, schema_published(self._log.log_id, schema, None)) for schema in unpublished]
-            )
-            context = self._now(partition)
+            context = self._publish(partition, unpublished)
         for name in missing:
             published = context.by_fingerprint.get(shipped(name).fingerprint)
             if published is None or published.decoder.schema.digest != shipped(name).digest:
@@ -58,6 +56,21 @@ class Publisher:
                     "nothing was appended. Check who may write to this log."
                 )
             self._known.add((partition, name))
+
+    def _publish(self, partition: int, schemas: list[Schema]) -> PartitionContext:
+        records = [encode_control(partition, schema_published(self._log.log_id, schema, None)) for schema in schemas]
+        try:
+            placed = self._log.append(records)
+        except OutcomeUnknownError as error:
+            # A second publication does no harm, so whoever calls again needs no other outcome.
+            raise StorageError(
+                f"{self._log.url}: it is not known whether the schemas were published: {error}; nothing else was appended. "
+                "Try again."
+            ) from error
+        end = self._log.bounds(partition).end
+        while end <= placed[-1].position.offset:
+            end = self._log.wait(partition, end, 1.0)
+        return self._contexts.context(partition, end)
 
     def _now(self, partition: int) -> PartitionContext:
         return self._contexts.context(partition, self._log.bounds(partition).end)

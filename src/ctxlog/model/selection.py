@@ -85,8 +85,7 @@ class Window:
         if message.redacted_by is not None:
             content = REDACTED
         elif message.parts is not None:
-            parts = json.loads(message.parts)
-            content = parts if isinstance(parts, list) else message.parts  # Providers take a list of parts, or text.
+            content = _list_of_parts(message.parts) or message.parts  # Providers take a list of parts, or text.
         out: dict[str, Any] = {"role": message.role, "content": content}
         if message.name is not None:
             out["name"] = message.name
@@ -143,6 +142,15 @@ def select(state: ContextState, selection: Selection, *, judged_at: int, counter
         sum(size for _, size in kept),
         f"{counter.name}:{counter.version}",
     )
+
+
+def _list_of_parts(text: str) -> list[Any] | None:
+    """The parts, where the text is a JSON list; no reader has checked that it is JSON at all."""
+    try:
+        parts = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return parts if isinstance(parts, list) else None
 
 
 def _asked_by_message(state: ContextState, call_id: str) -> bool:

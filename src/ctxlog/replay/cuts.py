@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctxlog.core.evolve import NUMBER_MAX
 from ctxlog.errors import IntegrityError, PointError
 
 CUT_BYTES_MAX = 64 * 1024 * 1024
@@ -67,7 +68,7 @@ def read_cut(path: str, log_id: str) -> Cut:
     heads = data.get("chain_heads", {}) if isinstance(data, dict) else None
     if (
         not isinstance(streams, dict)
-        or not all(type(version) is int and version >= 0 for version in streams.values())
+        or not all(type(version) is int and 0 <= version <= NUMBER_MAX for version in streams.values())
         or not isinstance(heads, dict)
     ):
         raise PointError(f'cut:{path}: expected {{"log_id": …, "streams": {{STREAM: VERSION}}}}, as `ctxlog replay` prints it')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ctxlog.core.evolve import NUMBER_MAX
 from ctxlog.errors import PointError
 
 if TYPE_CHECKING:
@@ -26,8 +27,14 @@ def version_read(replayer: Replayer, stream_id: str, decision_id: str) -> int:
                 continue
             events = {}
             decision = None
-            for accepted in replayer.accepted(key.decode(), log.bounds(partition).end):
+            try:
+                stream = key.decode()
+            except UnicodeDecodeError:
+                continue  # No stream can have such a name.
+            for accepted in replayer.accepted(stream, replayer.end(stream)):
                 event = accepted.event
+                if not event.readable:
+                    continue
                 if event.type == "ctxlog.ContextRead":
                     events[event.meta["event_id"]] = event.payload["streams"]
                 elif event.type == "ctxlog.DecisionRecorded" and event.payload["decision_id"] == decision_id:
@@ -39,7 +46,7 @@ def version_read(replayer: Replayer, stream_id: str, decision_id: str) -> int:
                 read["version"]
                 for event_id in decision["reads"]
                 for read in events.get(event_id, ())
-                if read["stream_id"] == stream_id
+                if read["stream_id"] == stream_id and 0 <= read["version"] <= NUMBER_MAX
             ]
             if not versions:
                 raise PointError(f"decision:{decision_id}: it did not read stream {stream_id!r}")

@@ -16,6 +16,7 @@ class LogReader:
     """Decodes the records of a log. Keeps each partition's control state, and reads on from where it stands.
 
     Raises:
+        BelowHorizonError: A partition has lost its first records.
         GenesisError: A partition has no genesis, or another one than partition 0.
     """
 
@@ -24,6 +25,7 @@ class LogReader:
         self._contexts = {partition: PartitionContext(partition) for partition in range(log.partitions)}
         self._lock = threading.Lock()
         for partition in range(log.partitions):
+            self.check_horizon(partition)
             found = self.context(partition, log.bounds(partition).end).genesis
             if found is None:
                 raise GenesisError(
