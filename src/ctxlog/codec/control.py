@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import rfc8785
 
 from ctxlog.codec.avro import Decoder, encode_plain
-from ctxlog.codec.framing import frame_single_object, unframe
+from ctxlog.codec.framing import single_object_prefix, unframe
 from ctxlog.codec.schemas import CONTROL_NAME, Schema, shipped
 from ctxlog.codec.strictjson import parse_json
 from ctxlog.core.arbitration import RULES
@@ -69,7 +69,7 @@ def copy_finished(log_id: str, source_log_id: str, *, undecodable: int, misplace
 def encode_control(partition: int, control: Control) -> NewRecord:
     """The record that carries `control`."""
     body = encode_plain(CONTROL_NAME, {"kind": control.kind, "data": rfc8785.dumps(control.data).decode()})
-    return NewRecord(partition, CONTROL_KEY, frame_single_object(shipped(CONTROL_NAME).fingerprint, body))
+    return NewRecord(partition, CONTROL_KEY, single_object_prefix(shipped(CONTROL_NAME).fingerprint) + body)
 
 
 @cache
@@ -83,10 +83,10 @@ def decode_control(value: bytes | None) -> Control:
     Raises:
         UndecodableError: It is malformed or of unknown kind; `reason` says why.
     """
-    framed = unframe(value)
-    if framed.fingerprint != shipped(CONTROL_NAME).fingerprint:
+    prefix, body = unframe(value)
+    if prefix != single_object_prefix(shipped(CONTROL_NAME).fingerprint):
         raise UndecodableError("it is not framed with the control schema")
-    datum = _decoder().decode(framed.body)
+    datum = _decoder().decode(body)
     kind, text = datum["kind"], datum["data"]
     members = _MEMBERS.get(kind)
     if members is None:

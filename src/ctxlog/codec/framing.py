@@ -6,35 +6,41 @@ encoding. The Avro body that follows is the same bytes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ctxlog.errors import UndecodableError
 
 _SINGLE_OBJECT = b"\xc3\x01"
 _SINGLE_OBJECT_BYTES = 10
+_CONFLUENT = b"\x00"
 _CONFLUENT_BYTES = 5
 
 
-class Framed(NamedTuple):
-    """A value taken apart. Exactly one of `fingerprint` (hex, in wire order) and `registry_id` is set."""
+def single_object_prefix(fingerprint: str) -> bytes:
+    """What comes before a body in single-object encoding. `fingerprint` is hex in wire order, as fastavro prints it."""
+    return _SINGLE_OBJECT + bytes.fromhex(fingerprint)
 
-    fingerprint: str | None
-    registry_id: int | None
-    body: bytes
+
+def confluent_prefix(registry_id: int) -> bytes:
+    """What comes before a body in the Confluent wire format."""
+    return _CONFLUENT + registry_id.to_bytes(4, "big")
 
 
 def frame_single_object(fingerprint: str, body: bytes) -> bytes:
-    """Single-object encoding. `fingerprint` is hex in wire order, as fastavro prints it."""
-    return _SINGLE_OBJECT + bytes.fromhex(fingerprint) + body
+    """A value in single-object encoding."""
+    return single_object_prefix(fingerprint) + body
 
 
 def frame_confluent(registry_id: int, body: bytes) -> bytes:
-    """Confluent wire format."""
-    return b"\x00" + registry_id.to_bytes(4, "big") + body
+    """A value in the Confluent wire format."""
+    return confluent_prefix(registry_id) + body
 
 
-def unframe(value: bytes | None) -> Framed:
-    """Take a value apart.
+def registry_id_of(prefix: bytes) -> int | None:
+    """The registry's id in a prefix; None where it holds a fingerprint."""
+    return int.from_bytes(prefix[1:], "big") if len(prefix) == _CONFLUENT_BYTES else None
+
+
+def unframe(value: bytes | None) -> tuple[bytes, bytes]:
+    """Prefix and body of a value.
 
     Raises:
         UndecodableError: The value is absent, too short, or framed otherwise.
@@ -42,7 +48,7 @@ def unframe(value: bytes | None) -> Framed:
     if value is None:
         raise UndecodableError("the record has no value")
     if value[:2] == _SINGLE_OBJECT and len(value) >= _SINGLE_OBJECT_BYTES:
-        return Framed(value[2:10].hex(), None, value[_SINGLE_OBJECT_BYTES:])
-    if value[:1] == b"\x00" and len(value) >= _CONFLUENT_BYTES:
-        return Framed(None, int.from_bytes(value[1:5], "big"), value[_CONFLUENT_BYTES:])
+        return value[:_SINGLE_OBJECT_BYTES], value[_SINGLE_OBJECT_BYTES:]
+    if value[:1] == _CONFLUENT and len(value) >= _CONFLUENT_BYTES:
+        return value[:_CONFLUENT_BYTES], value[_CONFLUENT_BYTES:]
     raise UndecodableError("the framing is neither Confluent's nor single-object encoding")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ctxlog.codec.avro import Decoder
 from ctxlog.codec.control import PARTITIONER, Control, decode_control
-from ctxlog.codec.framing import Framed, unframe
+from ctxlog.codec.framing import confluent_prefix, single_object_prefix, unframe
 from ctxlog.codec.schemas import Schema
 from ctxlog.core.arbitration import RULES
 from ctxlog.core.digests import record_digest
@@ -50,7 +50,7 @@ class PartitionContext:
     Attributes:
         genesis: The control record that the partition begins with; None until it is read.
         next_offset: All control records below it have been taken.
-        by_fingerprint, by_registry_id: What was published, by either claim.
+        published: The schemas that may be used, by the prefix that names them; the first valid claim wins.
         copied_from: Log id of the source where the log is a copy.
     """
 
@@ -59,8 +59,7 @@ class PartitionContext:
         self.genesis: Control | None = None
         self.genesis_offset = _NEVER
         self.next_offset = 0
-        self.by_fingerprint: dict[str, Published] = {}
-        self.by_registry_id: dict[int, Published] = {}
+        self.published: dict[bytes, Published] = {}
         self.copied_from: str | None = None
         self.copy_started_at = _NEVER
         self.copy_finished_at = _NEVER
@@ -124,28 +123,15 @@ class PartitionContext:
         if (data["name"], data["fingerprint"], data["digest"]) != (schema.name, schema.fingerprint, schema.digest.hex()):
             return "name, fingerprint or digest are not the schema's"
         published = Published(offset, decoder)
-        claimed = self.by_fingerprint.setdefault(schema.fingerprint, published) is published
+        claimed = self.published.setdefault(single_object_prefix(schema.fingerprint), published) is published
         if data["registry_id"] is not None:
-            claimed |= self.by_registry_id.setdefault(data["registry_id"], published) is published
+            claimed |= self.published.setdefault(confluent_prefix(data["registry_id"]), published) is published
         return None if claimed else "it is repeated"
 
     @property
     def copying(self) -> bool:
         """Whether a copy was started and is not finished."""
         return self.copy_started_at != _NEVER and self.copy_finished_at == _NEVER
-
-    def published(self, value: bytes) -> Published | None:
-        """The schema that the framing of `value` names here, whenever it was published.
-
-        Raises:
-            UndecodableError: `value` is not framed.
-        """
-        return self._published(unframe(value))
-
-    def _published(self, framed: Framed) -> Published | None:
-        if framed.registry_id is not None:
-            return self.by_registry_id.get(framed.registry_id)
-        return self.by_fingerprint.get(framed.fingerprint or "")
 
     def decode(self, record: Record) -> EventRecord | Rejected:
         """The event that a record is, or why it is none that a stream could take.
@@ -155,11 +141,11 @@ class PartitionContext:
         if record.offset < self.genesis_offset:
             return Rejected(record.offset, "undecodable")
         try:
-            framed = unframe(record.value)
-            published = self._published(framed)
+            prefix, body = unframe(record.value)
+            published = self.published.get(prefix)
             if published is None or published.offset > record.offset:
                 return Rejected(record.offset, "undecodable")
-            payload = published.decoder.decode(framed.body)
+            payload = published.decoder.decode(body)
         except UndecodableError:
             return Rejected(record.offset, "undecodable")
         schema = published.decoder.schema
@@ -172,8 +158,8 @@ class PartitionContext:
             schema.name,
             meta,
             payload,
-            record_digest(schema.digest, key, framed.body),
-            len(framed.body),
+            record_digest(schema.digest, key, body),
+            len(body),
             schema.readable,
         )
         if (

@@ -111,7 +111,7 @@ class Arbiter:
         if event_id in decided or append_id in decided or (opened and index in opened.held):
             return Verdict((), (Rejected(event.offset, "duplicate", event),))
         if count == 1:
-            return self._judge(append_id, [event], event)
+            return self._judge((event,), event)
         abandoned: tuple[Rejected, ...] = ()
         if opened is None:
             if len(self.open) >= self._open_max:
@@ -121,7 +121,7 @@ class Arbiter:
         if len(opened.held) < count:
             return Verdict((), abandoned) if abandoned else _HELD
         del self.open[append_id]
-        return self._judge(append_id, [opened.held[i] for i in range(count)], event)
+        return self._judge(tuple(opened.held[i] for i in range(count)), event)
 
     def _malformed(self, meta: dict[str, Any], append_id: str, index: int, count: int, opened: OpenAppend | None) -> bool:
         if not 1 <= count <= APPEND_EVENTS_MAX or not 0 <= index < count or (opened and opened.count != count):
@@ -135,23 +135,23 @@ class Arbiter:
             return True
         return condition["expected_target_version"] is not None and meta["target"] is None
 
-    def _judge(self, append_id: str, events: list[EventRecord], last: EventRecord) -> Verdict:
-        """Accept or reject a complete append, against the state before it."""
-        if not all(map(self._holds, events)) or self._repeats(events):
-            self._decide(append_id, CONFLICT)
+    def _judge(self, events: tuple[EventRecord, ...], last: EventRecord) -> Verdict:
+        """Accept or reject a complete append, against the state before it. The append's id is that of its first event."""
+        if not all(map(self._holds, events)) or (len(events) > 1 and self._repeats(events)):
             for event in events:
                 self._decide(event.meta["event_id"], CONFLICT)
             return Verdict((), tuple(Rejected(event.offset, "conflict", event, last.offset) for event in events))
         accepted = []
-        self._decide(append_id, self.version + 1)
+        version, head = self.version, self.head
         for event in events:
-            self.version += 1
-            self.head = chain_next(self.head, event.digest)
+            version += 1
+            head = chain_next(head, event.digest)
             meta = event.meta
-            self._decide(meta["event_id"], self.version)
+            self._decide(meta["event_id"], version)
             if meta["target"] is not None:
-                self.targets[meta["target"]] = self.version
-            accepted.append(Accepted(self.version, event, last.offset, last.time, self.head))
+                self.targets[meta["target"]] = version
+            accepted.append(Accepted(version, event, last.offset, last.time, head))
+        self.version, self.head = version, head
         return Verdict(tuple(accepted))
 
     def _holds(self, event: EventRecord) -> bool:
@@ -169,10 +169,8 @@ class Arbiter:
             and (target_version is None or target_version == self.targets.get(event.meta["target"], 0))
         )
 
-    def _repeats(self, events: list[EventRecord]) -> bool:
+    def _repeats(self, events: tuple[EventRecord, ...]) -> bool:
         """Whether an id was decided since its record was held, or stands twice in the append."""
-        if len(events) == 1:
-            return False  # Checked as a duplicate just before.
         ids = [event.meta["event_id"] for event in events]
         return len(set(ids)) < len(ids) or any(event_id in self.decided for event_id in ids)
 

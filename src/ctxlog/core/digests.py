@@ -28,7 +28,7 @@ def schema_digest(canonical_form: str) -> bytes:
 
 def record_digest(schema: bytes, key: bytes | None, body: bytes) -> bytes:
     """Digest of a decodable record. `schema` is its schema digest, `body` its Avro body without framing."""
-    return sha256(b"\x01" + prefixed(schema) + prefixed(key) + prefixed(body)).digest()
+    return sha256(b"".join((b"\x01", prefixed(schema), prefixed(key), len(body).to_bytes(4, "big"), body))).digest()
 
 
 def undecodable_digest(key: bytes | None, value: bytes | None) -> bytes:

@@ -6,6 +6,8 @@ partition than its key's is misplaced.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _SEED = 0x9747B28C
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
@@ -30,6 +32,7 @@ def murmur2(data: bytes) -> int:
     return h
 
 
+@lru_cache(maxsize=16_384)
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of `key` in a log of `partitions` partitions."""
     if partitions == 1:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ctxlog.codec.control import encode_control, schema_published
+from ctxlog.codec.framing import single_object_prefix
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.codec.schemas import Schema, shipped
 from ctxlog.errors import IntegrityError, LogOpenError, StorageError
@@ -45,11 +46,12 @@ class Publisher:
                 f"{self._log.url}: a copy into this log was started and is not finished; nothing was appended. "
                 "Run the same `ctxlog copy` again to finish it."
             )
-        unpublished = [shipped(name) for name in missing if shipped(name).fingerprint not in context.by_fingerprint]
+        prefixes = {name: single_object_prefix(shipped(name).fingerprint) for name in missing}
+        unpublished = [shipped(name) for name in missing if prefixes[name] not in context.published]
         if unpublished:
             context = self._publish(partition, unpublished)
         for name in missing:
-            published = context.by_fingerprint.get(shipped(name).fingerprint)
+            published = context.published.get(prefixes[name])
             if published is None or published.decoder.schema.digest != shipped(name).digest:
                 raise IntegrityError(
                     f"{self._log.url}: partition {partition} does not hold the schema of {name} under its fingerprint; "

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ctxlog.codec.control import copy_finished, copy_started, encode_control, schema_published
-from ctxlog.codec.framing import unframe
+from ctxlog.codec.framing import registry_id_of, unframe
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.core.partitioner import partition_of
 from ctxlog.errors import LogOpenError
@@ -157,11 +157,11 @@ class _Copy:
 
     def _publish(self, partition: int, context: PartitionContext, value: bytes) -> None:
         """Carry a schema over before its first use in a partition of the target."""
-        published = context.published(value)
-        if published is None or self.writer.known(partition).published(value) is not None:
+        prefix, _ = unframe(value)
+        if prefix in self.writer.known(partition).published:
             return
         self._flush()
-        schema, registry_id = published.decoder.schema, unframe(value).registry_id
+        schema, registry_id = context.published[prefix].decoder.schema, registry_id_of(prefix)
         self.target.append([encode_control(partition, schema_published(self.target.log_id, schema, registry_id))])
         self._context(partition)
 

@@ -145,20 +145,19 @@ class Replayer:
         fold = cursor.fold
         stream_id = fold.arbiter.stream_id
         for record, event in self.reader.records(stream_id, cursor.next_offset, end):
-            if time_us is not None and record.time * 1000 > time_us:
+            time = record.time
+            if time_us is not None and time * 1000 > time_us:
                 return
-            outcomes: list[Outcome] = []
             if isinstance(event, Rejected):
                 fold.rejected += 1
-                outcomes.append(event)
+                outcomes: Sequence[Outcome] = (event,)
             else:
                 verdict = fold.offer(event)
                 cursor.bytes_since += event.size
-                outcomes.extend(verdict.accepted)
-                outcomes.extend(verdict.rejected)
+                outcomes = verdict.accepted + verdict.rejected
             cursor.next_offset = record.offset + 1
-            cursor.time_max = max(cursor.time_max, record.time)
             cursor.events_since += 1
+            cursor.time_max = max(cursor.time_max, time)
             if seen is not None:
                 seen(outcomes, fold.arbiter.version)
             if fold.done:
