@@ -1,7 +1,7 @@
 """What changed between two states, in the words of a context: messages, facts, tool calls. Never JSON text against JSON text.
 
-Pure. States of one stream, of a fork and its parent, or of copies share ids, and are aligned by them. Others, such as two runs of one
-task, share none: their messages are aligned by what they say, their calls by name and arguments, in order.
+Pure. States of one stream, of a fork and its parent, or of copies share ids, and are aligned by them. Others, such as two runs of
+one task, share none: their messages are aligned by what they say, their calls by name and arguments, in order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Beyond, only what both begin and end with is aligned, and the diff says that it 
 
 
 class MessageChange(NamedTuple):
-    """`change` is `added`, `removed`, `redacted`, `restored` (a redaction, backwards), or `changed` with the names of `fields`."""
+    """`change` is `added`, `removed`, `redacted`, `restored` (a redaction, backwards), or `changed` with the `fields`."""
 
     change: str
     before: Message | None
@@ -225,7 +225,7 @@ def _calls_by_id(before: ContextState, after: ContextState) -> Iterator[CallChan
 def _call_change(before: ToolCall, after: ToolCall) -> str | None:
     if before is after or before == after:
         return None
-    if before.status != after.status and after.status != "open":
+    if after.status not in (before.status, "open"):
         return after.status
     if after.status == "open" and before.lease != after.lease and after.lease is not None:
         return "taken_over"

@@ -1,0 +1,224 @@
+"""Replay of one stream at a random offset of a large log: latency at the median and at 99 %, and the process's memory.
+
+The floor reads the same rows of the same file by the same index, in the same process, and does nothing with them. Each kind
+of stream is measured in a process of its own, so that its memory can be told. "Snapshots" replays the same points from a log
+whose streams were folded once before; "pages evicted" has the operating system forget the file before each replay and each
+floor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import Report, arguments, duration, percentile, scratch
+from workload import Workload, new_record, publish
+
+from ctxlog import ContextLog
+from ctxlog.log.embedded import EmbeddedLog
+from ctxlog.replay.snapshots import SnapshotStore
+
+EVENTS = 1_000_000
+EVENTS_QUICK = 20_000
+ACTIVE = 256
+"""Streams that are written to at the same time, so the records of each lie far apart in the file."""
+
+WRITE = 5000
+"""Events in one transaction while the log is built: some 4 MB."""
+
+KINDS = {"50 to 1,000 events": (200, 10), "1,000 to 10,000 events": (60, 4), "the longest": (20, 2)}
+"""Kinds of streams by length, with how many points are replayed in a full run and in a smoke run."""
+
+Sample = tuple[str, int]
+"""A stream, and the offset at which to replay it."""
+
+
+def kind_of(length: int, longest: int) -> str:
+    """The kind of a stream of some length."""
+    small, medium, largest = KINDS
+    return largest if length == longest else small if length <= 1000 else medium
+
+
+def lengths(events: int, rng: random.Random) -> list[int]:
+    """Lengths of streams that add up to `events`: one has a twentieth of all, nearly all have 50 to 1,000."""
+    found = [events // 20]
+    left = events - found[0]
+    while left > 0:
+        low, high = (50, 1000) if rng.random() < 0.98 else (1000, min(10_000, events // 25))
+        found.append(min(left, round(low * (high / low) ** rng.random())))
+        left -= found[-1]
+    return found
+
+
+def build(folder: Path, events: int, quick: bool) -> dict[str, list[Sample]]:
+    """Build the log; the points to replay, by kind. Events are encoded and appended in large batches, not by the client."""
+    rng = random.Random(7)
+    workload = Workload()
+    log = EmbeddedLog(folder)
+    publish(log)
+    remaining = lengths(events, rng)
+    longest = remaining[0]
+    offsets = [array("q") for _ in remaining]
+    sources = [workload.stream(f"bench/stream-{number:05}") for number in range(len(remaining))]
+    waiting = list(range(len(remaining) - 1, 0, -1))
+    active = [0] * max(1, ACTIVE // 20) + [waiting.pop() for _ in range(min(ACTIVE, len(waiting)))]
+    batch, at = [], log.bounds(0).end
+    while active or batch:
+        if active:
+            place = rng.randrange(len(active))
+            number = active[place]
+            if remaining[number]:
+                batch.append(new_record(next(sources[number])))
+                offsets[number].append(at + len(batch) - 1)
+                remaining[number] -= 1
+            if not remaining[number]:
+                if waiting:
+                    active[place] = waiting.pop()
+                else:
+                    active[place] = active[-1]
+                    active.pop()
+        if len(batch) == WRITE or (batch and not active):
+            log.append(batch)
+            at += len(batch)
+            batch = []
+    log.close()
+    samples: dict[str, list[Sample]] = {kind: [] for kind in KINDS}
+    numbers = {kind: [n for n, of in enumerate(offsets) if kind_of(len(of), longest) == kind] for kind in KINDS}
+    for kind, (full, smoke) in KINDS.items():
+        for _ in range(smoke if quick else full):
+            if numbers[kind]:
+                number = rng.choice(numbers[kind])
+                samples[kind].append((f"bench/stream-{number:05}", rng.choice(offsets[number])))
+    return samples
+
+
+def memory_bytes() -> int:
+    """The most memory that this process ever had at once."""
+    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def evict(path: Path) -> None:
+    """Have the operating system forget the file's pages; the next read comes from the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)
+
+
+def child(folder: Path, mode: str, samples: list[Sample]) -> dict[str, Any]:
+    """Replay the points in this process. Each is preceded, or followed, by its floor."""
+    path = folder / "log.sqlite"
+    store = SnapshotStore(folder / "cache.sqlite") if mode == "snapshots" else None
+    log = ContextLog(EmbeddedLog(folder, create=False), store)
+    raw = sqlite3.connect(path.as_uri() + "?mode=ro", uri=True, isolation_level=None)
+    if store is not None:
+        for stream_id in sorted({stream_id for stream_id, _ in samples}):
+            log.replayer.replay(stream_id, parse("latest"))
+    memory_before = memory_bytes()
+    taken: dict[str, list[float]] = {"floor": [], "ours": []}
+    versions = 0
+
+    def floor(stream_id: str, offset: int) -> None:
+        query = "SELECT id, recorded_at, value FROM records WHERE stream = (SELECT id FROM streams WHERE key = ?) AND id <= ?"
+        for _ in raw.execute(query, (stream_id.encode(), offset)):
+            pass
+
+    def ours(stream_id: str, offset: int) -> None:
+        nonlocal versions
+        versions += log.context(stream_id).replay(f"offset:{offset}").state.version
+
+    steps: dict[str, Callable[[str, int], None]] = {"floor": floor, "ours": ours}
+    ours(*samples[0])
+    versions = 0
+    for turn, (stream_id, offset) in enumerate(samples):
+        for name in sorted(steps, reverse=bool(turn % 2)):
+            if mode == "evicted":
+                evict(path)
+            started = time.perf_counter()
+            steps[name](stream_id, offset)
+            taken[name].append(time.perf_counter() - started)
+    log.close()
+    return {**taken, "memory_before": memory_before, "memory": memory_bytes(), "events": versions / len(samples)}
+
+
+def parse(point: str) -> Any:
+    """A point, as the replayer takes it."""
+    from ctxlog.model.points import parse_point
+
+    return parse_point(point)
+
+
+def main() -> None:
+    """Build, measure, print and write."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--events", type=int, help=f"size of the log (default {EVENTS:,}; smoke run {EVENTS_QUICK:,})")
+        parser.add_argument("--keep", type=Path, help="build the log in this folder and keep it, or use the one that is there")
+        parser.add_argument("--child", nargs=2, metavar=("FOLDER", "MODE"), help=argparse.SUPPRESS)
+
+    options = arguments(__doc__, add)
+    if options.child:
+        folder, mode = options.child
+        json.dump(child(Path(folder).absolute(), mode, [(name, at) for name, at in json.load(sys.stdin)]), sys.stdout)
+        return
+    events = options.events or (EVENTS_QUICK if options.quick else EVENTS)
+    report = Report("replay", quick=options.quick, unit="replay")
+    with scratch() as temporary:
+        folder = options.keep or temporary / "log"
+        kept = folder / "samples.json"
+        if not kept.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            started = time.perf_counter()
+            samples = build(folder, events, options.quick)
+            kept.write_text(json.dumps(samples), "ascii")
+            size = (folder / "log.sqlite").stat().st_size
+            report.note(f"{events:,} events, {size / 1e9:.2f} GB, built in {time.perf_counter() - started:.0f} s.")
+        measure(report, folder, json.loads(kept.read_text("ascii")))
+    report.finish()
+
+
+def measure(report: Report, folder: Path, samples: dict[str, list[Sample]]) -> None:
+    """Replay each kind of stream in each mode, in a process of its own."""
+    for kind, points in samples.items():
+        for mode in ("cold", "snapshots", "evicted"):
+            if not points or (mode == "evicted" and not hasattr(os, "posix_fadvise")):
+                continue
+            words = {"cold": "no snapshots", "evicted": "no snapshots, pages evicted"}.get(mode, mode)
+            work = f"{kind}, {words}"
+            found = replay_in_child(folder, mode, points if mode != "evicted" else points[:20])
+            memory = {"memory_bytes": found["memory"], "memory_before_bytes": found["memory_before"]}
+            p99, floor_p99 = percentile(found["ours"], 99), percentile(found["floor"], 99)
+            more = {"p99_seconds": p99, "floor_p99_seconds": floor_p99, "events": found["events"], **memory}
+            report.add(work, found["ours"], "raw read by index", found["floor"], **more)
+            report.note(
+                f"{work}: p99 {duration(p99)} (floor {duration(floor_p99)}), {found['events']:,.0f} events a replay, "
+                f"peak memory {found['memory'] / 1e6:.0f} MB"
+            )
+
+
+def replay_in_child(folder: Path, mode: str, points: list[Sample]) -> dict[str, Any]:
+    """What `child` gives, from a process of its own."""
+    command = [sys.executable, __file__, "--child", str(folder), mode]
+    done = subprocess.run(command, input=json.dumps(points), stdout=subprocess.PIPE, check=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m ctxlog.cli`: the same as `ctxlog`."""
+
+from ctxlog.cli import main
+
+main()
