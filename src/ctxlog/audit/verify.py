@@ -29,8 +29,15 @@ BROKEN = "broken"
 class OpenedLog(Protocol):
     """What is verified: a `ContextLog`, of which no more than this is used."""
 
-    log: EventLog
-    snapshots: SnapshotStore | None
+    @property
+    def log(self) -> EventLog:
+        """The backend."""
+        ...
+
+    @property
+    def snapshots(self) -> SnapshotStore | None:
+        """Where folds are kept; None where they are not."""
+        ...
 
     @property
     def replayer(self) -> Replayer:

@@ -18,6 +18,7 @@ LINE_SECONDS = 10.0
 """How often a line is written where stderr is no terminal: often enough to see that it goes on, rare enough for a log file."""
 
 Step = Callable[[int, int], None]
+"""Told how much is done, and of how much."""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
 from ctxlog.model.records import MAX_RECORD_BYTES, NewRecord, Position, Rejected
 from ctxlog.model.state import ContextState
-from ctxlog.replay.cuts import Cut
+from ctxlog.replay.cuts import Cut, cut_of
 from ctxlog.replay.replayer import Outcome, Replayer, Seen, StreamCursor
 from ctxlog.replay.snapshots import SnapshotStore
 from ctxlog.replay.summaries import StreamSummary, matching, summarize
@@ -102,13 +102,14 @@ class ContextLog:
         return matching(self.log, pattern)
 
     def cut(self, pattern: str = "*", at: str | int | Point = "latest") -> Cut:
-        """The version of each matching stream at a point, from which `cut:FILE` replays the same states again."""
-        point = at if not isinstance(at, str | int) else parse_point(at)
-        streams, heads = {}, {}
-        for stream_id in self.matching(pattern):
-            state = self.replayer.replay(stream_id, point).state
-            streams[stream_id], heads[stream_id] = state.version, state.chain_head
-        return Cut(self.log.log_id, str(point), streams, heads)
+        """The version of each matching stream at a point, from which `cut:FILE` replays the same states again.
+
+        Raises:
+            PointError: The point names a place in one stream only, or a stream has no such point.
+            IntegrityError: What the log holds cannot be folded, or is not what it was when the cut was made.
+        """
+        self._settle()
+        return cut_of(self.replayer, pattern, parse_point(at) if isinstance(at, str | int) else at)
 
     def resolve(self, error: IndeterminateError) -> Committed:
         """Find out what became of an append whose outcome could not be known.

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctxlog.core.evolve import NUMBER_MAX
 from ctxlog.errors import IntegrityError, PointError
+from ctxlog.model.points import AtCut, AtDecision, AtEvent, AtOffset, AtVersion, Point
+from ctxlog.replay.summaries import matching
+
+if TYPE_CHECKING:
+    from ctxlog.replay.replayer import Replayer
 
 CUT_BYTES_MAX = 64 * 1024 * 1024
 
@@ -48,6 +54,36 @@ class Cut:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {"log_id": self.log_id, "at": self.at, "streams": dict(self.streams), "chain_heads": dict(self.chain_heads)}
+
+
+def cut_of(
+    replayer: Replayer, pattern: str, at: Point, *, progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> Cut:
+    """The version of each matching stream at a point. At `cut:FILE` it is that cut again, of its streams that match, checked.
+
+    Args:
+        replayer: Reads the log.
+        pattern: Shell pattern of the streams.
+        at: A point that means something in each of them.
+        progress: Called with streams done and in all.
+
+    Raises:
+        PointError: The point names a place in one stream only, or a stream has no such point.
+        IntegrityError: A stream cannot be folded, or is not what it was when the cut was made.
+    """
+    if isinstance(at, AtEvent | AtDecision) or (isinstance(at, AtOffset) and replayer.log.partitions > 1):
+        raise PointError(f"{at}: names a place in one stream, and {pattern!r} may be several. Replay the stream that it is in")
+    earlier = read_cut(at.path, replayer.log.log_id) if isinstance(at, AtCut) else None
+    names = matching(replayer.log, pattern) if earlier is None else [n for n in earlier.streams if fnmatchcase(n, pattern)]
+    streams, heads = {}, {}
+    for done, stream_id in enumerate(names, 1):
+        point = at if earlier is None else AtVersion(earlier.streams[stream_id])
+        state = replayer.replay(stream_id, point).state
+        if earlier is not None:
+            earlier.check(stream_id, state.version, state.chain_head)
+        streams[stream_id], heads[stream_id] = state.version, state.chain_head
+        progress(done, len(names))
+    return Cut(replayer.log.log_id, earlier.at if earlier is not None else str(at), streams, heads)
 
 
 def read_cut(path: str, log_id: str) -> Cut:
