@@ -67,6 +67,10 @@ class GenesisError(LogOpenError, IntegrityError):
     """A partition has no genesis, or one of another log."""
 
 
+class DamagedLogError(LogOpenError, IntegrityError):
+    """The log's file is damaged, or is no log at all; restore it from a copy."""
+
+
 class LogBusyError(RetriableError):
     """Another process holds the log for longer than the wait allows. Nothing was changed."""
 

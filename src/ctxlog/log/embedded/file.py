@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ctxlog.codec.control import encode_control, genesis
 from ctxlog.core.digests import prefixed, sha256
-from ctxlog.errors import LogBusyError, LogOpenError, StorageError
+from ctxlog.errors import DamagedLogError, LogBusyError, LogOpenError, StorageError
 from ctxlog.model.records import Record
 
 LOG_FILE = "log.sqlite"
@@ -137,12 +137,15 @@ def check(path: Path) -> tuple[str, int]:
             raise LogBusyError(f"{path}: locked by another process for {BUSY_SECONDS:.0f} s; nothing was changed") from error
         raise LogOpenError(f"{path}: cannot be opened: {error}. Nothing was changed.") from error
     except sqlite3.DatabaseError as error:
-        raise LogOpenError(f"{path}: expected a ctxlog log, found something else: {error}. Nothing was changed.") from error
+        raise DamagedLogError(
+            f"{path}: expected a ctxlog log, found something else or a damaged one: {error}. Nothing was changed. "
+            "Restore it from a copy."
+        ) from error
     if len(rows) != 1:
-        raise LogOpenError(f"{path}: the log does not say which log it is; nothing was changed. Restore it from a copy.")
+        raise DamagedLogError(f"{path}: the log does not say which log it is; nothing was changed. Restore it from a copy.")
     log_id, partitions = rows[0]
     if type(log_id) is not str or type(partitions) is not int or partitions < 1:
-        raise LogOpenError(f"{path}: what it says of itself cannot be read; nothing was changed. Restore it from a copy.")
+        raise DamagedLogError(f"{path}: what it says of itself cannot be read; nothing was changed. Restore it from a copy.")
     return log_id, partitions
 
 

@@ -215,11 +215,9 @@ class EmbeddedLog:
                 if record.offset != offset:
                     yield StorageProblem(f"record {partition}@{offset}", "a record", f"none before {partition}@{record.offset}")
                 elif record.recorded_at < recorded_at:
-                    yield StorageProblem(
-                        f"record {partition}@{offset}", f"a time from {recorded_at} ms", f"{record.recorded_at} ms"
-                    )
+                    yield StorageProblem(_place(record), f"a time from {recorded_at} ms", f"{record.recorded_at} ms")
                 elif (expected := link_of(link, record)) != stored:
-                    yield StorageProblem(f"record {partition}@{offset}", f"link {stored.hex()}", expected.hex())
+                    yield StorageProblem(_place(record), f"link {stored.hex()}", expected.hex())
                 offset, recorded_at, link = record.offset + 1, record.recorded_at, stored
 
     def close(self) -> None:
@@ -232,6 +230,11 @@ class EmbeddedLog:
                 return connection.execute(statement, bound).fetchall()
         except sqlite3.Error as error:
             raise self._failure(error, "nothing was read") from error
+
+
+def _place(record: Record) -> str:
+    key = (record.key or b"").decode(errors="backslashreplace")
+    return f"record {record.partition}@{record.offset} of stream {key!r}"
 
 
 def _span(partition: int) -> tuple[int, int]:
