@@ -56,11 +56,11 @@ class Fold:
         parsed = {}
         for records in self.streams.values():
             for record in records:
-                published = self.context.published(record.value or b"")
-                assert published is not None
-                schema = published.decoder.schema
-                parsed[schema.name] = parsed.get(schema.name) or fastavro.parse_schema(shipped(schema.name).node)
-                self.bodies.append((unframe(record.value)[1], parsed[schema.name], published.decoder))
+                prefix, body = unframe(record.value)
+                decoder = self.context.published[prefix].decoder
+                name = decoder.schema.name
+                parsed[name] = parsed.get(name) or fastavro.parse_schema(shipped(name).node)
+                self.bodies.append((body, parsed[name], decoder))
         self.events: dict[str, list[EventRecord]] = {}
         self.accepted: dict[str, list[Accepted]] = {}
         for stream_id, records in self.streams.items():

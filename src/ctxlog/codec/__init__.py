@@ -1,4 +1,4 @@
-"""Events to bytes and back: schemas, framing, the guard before the decoder, control records.
+"""Events to bytes and back: schemas, framing, bodies within bounds, control records.
 
 The one home of fastavro. Whatever bytes come in, only ctxlog's typed errors come out.
 """
