@@ -81,10 +81,18 @@ def ids_of(batch: Sequence[Event], options: AppendOptions) -> list[str]:
         raise InvalidInputError(f"an append has 1 to {APPEND_EVENTS_MAX:,} events, not {len(batch):,}; nothing was appended")
     if not all(isinstance(event, Event) for event in batch):
         raise InvalidInputError("an append takes events of ctxlog.model.events; nothing was appended")
-    given = options.get("event_ids") or [uuid7() for _ in batch]
-    if isinstance(given, str) or len(given) != len(batch) or len(set(given)) != len(batch):
-        raise InvalidInputError(f"event_ids: expected {len(batch)} different ids, one an event; nothing was appended")
-    return [check_id("event id", event_id) for event_id in given]
+    return given_ids(len(batch), options) or [uuid7() for _ in batch]
+
+
+def given_ids(count: int, options: AppendOptions) -> list[str]:
+    """The ids that the caller gives to `count` events; empty where none are given. Raises `InvalidInputError`."""
+    given: Any = options.get("event_ids")
+    if given is None:
+        return []
+    ids = [check_id("event id", event_id) for event_id in given] if isinstance(given, Sequence) else []
+    if isinstance(given, str) or len(ids) != count or len(set(ids)) != count:
+        raise InvalidInputError(f"event_ids: expected {count} different ids, one an event; nothing was appended")
+    return ids
 
 
 def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], options: AppendOptions) -> list[dict[str, Any]]:
@@ -104,6 +112,8 @@ def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], o
     if not isinstance(expected, Mapping):
         raise InvalidInputError('expected_targets: expected versions by target, as in {"fact:limit": 3}; nothing was appended')
     targets = dict(expected)
+    for number in targets.values():
+        _check_version("expected_targets", number)
     metas = []
     for index, (event, event_id) in enumerate(zip(batch, event_ids, strict=True)):
         target = event.target()
@@ -144,12 +154,16 @@ def _precondition(index: int, options: AppendOptions, expected_target: int | Non
     version, head = (options.get("expected_version"), options.get("expected_head")) if index == 0 else (None, None)
     if version is None and head is None and expected_target is None:
         return None
-    for name, number in (("expected_version", version), ("expected_targets", expected_target)):
-        if number is not None and (type(number) is not int or not 0 <= number < 2**63):
-            raise InvalidInputError(f"{name}: expected a version from 0, found {number!r}; nothing was appended")
+    if version is not None:
+        _check_version("expected_version", version)
     if head is not None and not _HEAD.fullmatch(str(head)):
         raise InvalidInputError("expected_head: expected 64 lower-case hex digits; nothing was appended")
     return {"expected_version": version, "expected_head": head, "expected_target_version": expected_target}
+
+
+def _check_version(name: str, number: Any) -> None:
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise InvalidInputError(f"{name}: expected a version from 0, found {number!r}; nothing was appended")
 
 
 def expectation(options: AppendOptions) -> str:

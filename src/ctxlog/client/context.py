@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ctxlog.client.appending import AppendOptions, Writer, encode, expectation, ids_of, make_event, metas_of
+from ctxlog.client.appending import AppendOptions, Writer, encode, expectation, given_ids, ids_of, make_event, metas_of
 from ctxlog.errors import InvalidInputError
 from ctxlog.model.events import (
     Event,
@@ -162,7 +162,7 @@ class Context:
             source_id: The id that the provider gave the call.
             options: See `AppendOptions`.
         """
-        event_id = options["event_ids"][0] if options.get("event_ids") else uuid7()
+        (event_id,) = given_ids(1, options) or [uuid7()]
         text = arguments if isinstance(arguments, str) else json_text(arguments)
         call = make_event(ToolCalled, call_id=event_id, name=name, arguments=text, message_id=message_id, source_id=source_id)
         options["event_ids"] = [event_id]

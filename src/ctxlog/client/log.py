@@ -99,6 +99,7 @@ class ContextLog:
 
     def matching(self, pattern: str = "*") -> list[str]:
         """Names of the streams that match a shell pattern, sorted."""
+        self._settle()
         return matching(self.log, pattern)
 
     def cut(self, pattern: str = "*", at: str | int | Point = "latest") -> Cut:
@@ -121,8 +122,8 @@ class ContextLog:
             IndeterminateError: It cannot be known yet; call again.
         """
         partition = self.replayer.reader.partition(error.stream_id)
-        end = self._write(error.stream_id, error.records, error.event_ids, conditional=True)[-1].offset + 1
-        return self._decided(error.stream_id, partition, end, error.event_ids)
+        end = self._write(error.stream_id, error.records, error.event_ids, conditional=error.conditional)[-1].offset + 1
+        return self._decided(error.stream_id, partition, end, error.event_ids, one=error.conditional)
 
     def close(self) -> None:
         """Let go of the log's files and connections."""
@@ -137,6 +138,7 @@ class ContextLog:
         self.close()
 
     def _state(self, stream_id: str) -> ContextState:
+        _ = self.replayer  # A forked child takes a lock of its own: its parent's may be held for ever.
         with self._lock:  # Another thread may read the same cursor on.
             return self._read(stream_id).fold.state()
 
@@ -212,14 +214,24 @@ class ContextLog:
                 self._cursors[stream_id] = self.replayer.open(stream_id, end=first)
             watch = _Watch(event_ids)
             self._read(stream_id, watch)
+        if watch.repeated:
+            # The same ids were appended before: what became of them stands further up.
+            return self._decided(stream_id, positions[0].partition, positions[-1].offset + 1, event_ids, expected)
         return watch.result(stream_id, positions[0].partition, event_ids, expected)
 
     def _decided(
-        self, stream_id: str, partition: int, end: int, event_ids: Sequence[str], expected: str = "what the append asked for"
+        self,
+        stream_id: str,
+        partition: int,
+        end: int,
+        event_ids: Sequence[str],
+        expected: str = "what the append asked for",
+        *,
+        one: bool = True,
     ) -> Committed:
-        """What the log decided about an append, from the stream's beginning."""
+        """What the log decided about an append, from the stream's beginning. `one`: its events are accepted together."""
         replayer = self.replayer
-        watch = _Watch(event_ids)
+        watch = _Watch(event_ids, one=one)
         cursor = StreamCursor(replayer.open(stream_id, end=0).fold)
         replayer.advance(cursor, max(end, self._caught_up(partition)), seen=watch)
         return watch.result(stream_id, partition, event_ids, expected)
@@ -228,8 +240,9 @@ class ContextLog:
 class _Watch:
     """Sees what becomes of one append while a cursor reads on. The first decision about its id is the one that counts."""
 
-    def __init__(self, event_ids: Sequence[str]) -> None:
-        self._append_id, self._last_id = event_ids[0], event_ids[-1]
+    def __init__(self, event_ids: Sequence[str], *, one: bool = True) -> None:
+        self._last_id = event_ids[-1]
+        self._append_id = event_ids[0] if one else self._last_id
         self._version: int | None = None
         self._reason: str | None = None
         self._offset = -1
@@ -240,12 +253,19 @@ class _Watch:
             if self._decided or outcome.event is None:
                 continue
             self._actual = version
-            if outcome.event.meta["event_id"] in (self._append_id, self._last_id):
+            meta = outcome.event.meta
+            # An event id may have come in with another append too, whose outcome is not this one's.
+            if (meta["append"]["id"] if meta["append"] else meta["event_id"]) == self._append_id:
                 self._note(outcome)
 
     @property
     def _decided(self) -> bool:
         return self._version is not None or self._reason in ("conflict", "abandoned")
+
+    @property
+    def repeated(self) -> bool:
+        """Whether all that was seen is a copy of what the log had before."""
+        return not self._decided and self._reason == "duplicate"
 
     def _note(self, outcome: Outcome) -> None:
         if isinstance(outcome, Rejected):
