@@ -26,7 +26,7 @@ from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
 from ctxlog.model.records import Accepted
 from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window, select
-from ctxlog.model.state import ContextState
+from ctxlog.model.state import ContextState, Parent
 from ctxlog.replay.history import Entry, history
 from ctxlog.replay.manifest import Replay
 from ctxlog.uuids import uuid7
@@ -200,9 +200,13 @@ class Context:
 
         Raises:
             ConflictError: The new stream exists.
+            LineageError: The new stream would lie deeper than forks of forks are composed; nothing was appended.
         """
-        state = self.replay(at).state
         child = Context(self._owner, stream_id, agent_id=None, actor=None)
+        state = self.replay(at).state
+        if state.parent is not None:
+            parent = Parent(self.stream_id, state.version, state.chain_head)
+            self._owner.replayer.state_at(parent, (child.stream_id,))  # A stream that nobody can read must not be born.
         event = StreamForked(parent_stream_id=self.stream_id, parent_version=state.version, parent_chain_head=state.chain_head)
         child.append(event, expected_version=0)
         return child
