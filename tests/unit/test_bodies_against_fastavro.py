@@ -65,7 +65,8 @@ def zigzag(number: int) -> bytes:
 
 
 def text(draw: st.DrawFn) -> bytes:
-    value = draw(st.text(max_size=80)).encode()
+    sizes = st.sampled_from((63, 64, 127, 128, 8191, 8192))  # Where a length takes one byte more.
+    value = draw(st.text(max_size=20) | sizes.map("x".__mul__)).encode()
     return zigzag(len(value)) + value
 
 

@@ -46,6 +46,9 @@ class AppendOptions(TypedDict, total=False):
     event_ids: Sequence[str]
 
 
+_OPTIONS = frozenset(AppendOptions.__annotations__)
+
+
 class Writer(NamedTuple):
     """Who writes where: the stream, the agent that owns it, the actor."""
 
@@ -73,10 +76,10 @@ def encode(event: Event, meta: dict[str, Any]) -> Encoded:
 
 def ids_of(batch: Sequence[Event], options: AppendOptions) -> list[str]:
     """The ids of the events of an append. Raises `InvalidInputError`, and `TypeError` for an option that does not exist."""
-    unknown = options.keys() - AppendOptions.__annotations__.keys()
-    if unknown:
+    if not options.keys() <= _OPTIONS:
         # A precondition that is spelled wrong must not be one that is left out.
-        raise TypeError(f"no such option of an append: {', '.join(sorted(unknown))}; nothing was appended")
+        unknown = ", ".join(sorted(options.keys() - _OPTIONS))
+        raise TypeError(f"no such option of an append: {unknown}; nothing was appended")
     if not 1 <= len(batch) <= APPEND_EVENTS_MAX:
         raise InvalidInputError(f"an append has 1 to {APPEND_EVENTS_MAX:,} events, not {len(batch):,}; nothing was appended")
     if not all(isinstance(event, Event) for event in batch):
@@ -114,6 +117,8 @@ def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], o
     targets = dict(expected)
     for number in targets.values():
         _check_version("expected_targets", number)
+    actor = check_actor(options["actor"]) if "actor" in options else writer.actor
+    scope = check_id("scope", options.get("scope", "default"))
     metas = []
     for index, (event, event_id) in enumerate(zip(batch, event_ids, strict=True)):
         target = event.target()
@@ -122,9 +127,9 @@ def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], o
                 "event_id": event_id,
                 "stream_id": writer.stream_id,
                 "agent_id": writer.agent_id,
-                "actor": check_actor(options["actor"]) if "actor" in options else writer.actor,
+                "actor": actor,
                 "occurred_at": occurred_us,
-                "scope": check_id("scope", options.get("scope", "default")),
+                "scope": scope,
                 "target": target,
                 "append": {"id": event_ids[0], "index": index, "count": len(batch)} if len(batch) > 1 else None,
                 "precondition": _precondition(index, options, targets.pop(target, None) if target else None),

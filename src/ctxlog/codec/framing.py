@@ -6,6 +6,8 @@ encoding. The Avro body that follows is the same bytes.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ctxlog.errors import UndecodableError
 
 _SINGLE_OBJECT = b"\xc3\x01"
@@ -14,6 +16,7 @@ _CONFLUENT = b"\x00"
 _CONFLUENT_BYTES = 5
 
 
+@lru_cache(maxsize=512)
 def single_object_prefix(fingerprint: str) -> bytes:
     """What comes before a body in single-object encoding. `fingerprint` is hex in wire order, as fastavro prints it."""
     return _SINGLE_OBJECT + bytes.fromhex(fingerprint)

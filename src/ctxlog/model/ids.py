@@ -19,6 +19,8 @@ def check_id(what: str, value: str) -> str:
     """
     if not isinstance(value, str):
         raise InvalidInputError(f"{what}: expected text, found {type(value).__name__}; nothing was appended")
+    if 0 < len(value) <= MAX_ID_BYTES and value.isascii() and value.isprintable():
+        return value  # As nearly all are. Text like this is in NFC and holds no control character.
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
