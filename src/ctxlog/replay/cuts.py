@@ -93,13 +93,15 @@ def read_cut(path: str, log_id: str) -> Cut:
         PointError: The file holds no cut, or one of another log.
     """
     try:
-        if Path(path).stat().st_size > CUT_BYTES_MAX:
-            raise PointError(f"cut:{path}: expected at most {CUT_BYTES_MAX:,} bytes")
-        data = json.loads(Path(path).read_text("utf-8"))
+        with Path(path).open("rb") as file:
+            text = file.read(CUT_BYTES_MAX + 1)
+        data = json.loads(text) if len(text) <= CUT_BYTES_MAX else None
     except OSError as error:
         raise PointError(f"cut:{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise PointError(f"cut:{path}: is not JSON") from None
+    if len(text) > CUT_BYTES_MAX:
+        raise PointError(f"cut:{path}: expected at most {CUT_BYTES_MAX:,} bytes")
     streams = data.get("streams") if isinstance(data, dict) else None
     heads = data.get("chain_heads", {}) if isinstance(data, dict) else None
     if (
