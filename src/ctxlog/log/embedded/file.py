@@ -68,6 +68,8 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
     """
     uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    # Nothing that a damaged file holds makes reading fail in SQLite's words, which would quote it.
+    connection.text_factory = _text
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA secure_delete=1")
     connection.execute("PRAGMA foreign_keys=0")
@@ -147,6 +149,10 @@ def check(path: Path) -> tuple[str, int]:
     if type(log_id) is not str or type(partitions) is not int or partitions < 1:
         raise DamagedLogError(f"{path}: what it says of itself cannot be read; nothing was changed. Restore it from a copy.")
     return log_id, partitions
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
 
 
 def _sync_folder(folder: Path) -> None:

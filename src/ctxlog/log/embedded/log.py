@@ -24,6 +24,8 @@ from ctxlog.model.records import NewRecord, Origin, Placed, Position, Record
 
 _OFFSET_MASK = (1 << OFFSET_BITS) - 1
 
+_VALUES = (bytes, type(None))
+
 PAGE_BYTES = 4 * 1024 * 1024
 """About what one read fetches at once: enough to be fast, little beside a process's memory."""
 
@@ -156,8 +158,13 @@ class EmbeddedLog:
             rows = self._query(statement, bound)
             size = 1
             for row_id, recorded_at, row_key, value, origin, link in rows:
-                size += len(value) if value is not None else 0
                 start = (row_id & _OFFSET_MASK) + 1
+                if not (type(row_key) is type(link) is bytes and type(recorded_at) is int) or type(value) not in _VALUES:
+                    raise IntegrityError(
+                        f"{self.folder}: record {partition}@{start - 1} holds values of other types than a log writes; "
+                        "nothing was read. Restore the log from a copy."
+                    )
+                size += len(value) if value is not None else 0
                 yield (
                     Record(partition, start - 1, recorded_at, row_key, value, None if origin is None else _origin(origin)),
                     link,
@@ -210,8 +217,8 @@ class EmbeddedLog:
             if text != "ok":
                 yield StorageProblem("file", "a sound SQLite file", text)
         for partition in range(self.partitions):
-            offset, recorded_at, link = 0, 0, b""
-            for record, stored in self.read_linked(partition, 0, self.bounds(partition).end):
+            offset, recorded_at, link, end = 0, 0, b"", self.bounds(partition).end
+            for record, stored in self.read_linked(partition, 0, end):
                 if record.offset != offset:
                     yield StorageProblem(f"record {partition}@{offset}", "a record", f"none before {partition}@{record.offset}")
                 elif record.recorded_at < recorded_at:
@@ -219,6 +226,8 @@ class EmbeddedLog:
                 elif (expected := link_of(link, record)) != stored:
                     yield StorageProblem(_place(record), f"link {stored.hex()}", expected.hex())
                 offset, recorded_at, link = record.offset + 1, record.recorded_at, stored
+            if offset < end:
+                yield StorageProblem(f"record {partition}@{offset}", "a record", "none")
 
     def close(self) -> None:
         """See `EventLog.close`."""
