@@ -97,8 +97,7 @@ def contend(folder: str, name: str, wins: str) -> None:
         version = context.version
         try:
             outcome = context.add_message("user", f"{name} {done}", expected_version=version)
-        except ConflictError as conflict:
-            assert conflict.actual > version
+        except ConflictError:
             continue
         done += 1
         say(outcome.version, outcome.event_id)
@@ -128,22 +127,19 @@ def forks(folder: str) -> None:
     codes = [os.waitpid(pid, 0)[1] for pid in children]
     over.set()
     reader.join()
+    _inherited.append(log)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        pool.map(_Appending(log), ["pool-0", "pool-1", "pool-2"])
+        pool.map(_through_inherited, ["pool-0", "pool-1", "pool-2"])
     shared.add_message("user", "after")
     say(json.dumps({"codes": codes, "version": shared.version}))
 
 
-class _Appending:
-    """Appends through a handle that the fork inherited; pickling takes none along."""
+_inherited: list[ContextLog] = []
+"""The log of the parent, where workers of a pool find it."""
 
-    log: ContextLog
 
-    def __init__(self, log: ContextLog) -> None:
-        _Appending.log = log
-
-    def __call__(self, name: str) -> None:
-        _append_ten(_Appending.log, name)
+def _through_inherited(name: str) -> None:
+    _append_ten(_inherited[0], name)
 
 
 def _in_child(log: ContextLog, name: str) -> None:
