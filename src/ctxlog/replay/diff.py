@@ -201,13 +201,20 @@ def _facts(before: Mapping[str, Fact], after: Mapping[str, Fact]) -> Iterator[Fa
 def _canonical(text: str) -> str:
     """JSON text without what says nothing: white space and the order of members. Numbers stay as they are written."""
     try:
-        return json.dumps(json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number), sort_keys=True)
+        return repr(_frozen(json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)))
     except (ValueError, RecursionError):
-        return text
+        return f"no JSON: {text}"
 
 
-def _number(digits: str) -> list[str]:
-    return ["number", digits]
+def _frozen(value: Any) -> Any:
+    """A form in which no two different values look alike: a number is a tuple, as no other value is."""
+    if isinstance(value, dict):
+        return {name: _frozen(value[name]) for name in sorted(value)}
+    return [_frozen(item) for item in value] if isinstance(value, list) else value
+
+
+def _number(digits: str) -> tuple[str]:
+    return (digits,)
 
 
 def _calls_by_id(before: ContextState, after: ContextState) -> Iterator[CallChange]:
@@ -227,11 +234,10 @@ def _call_change(before: ToolCall, after: ToolCall) -> str | None:
         return None
     if after.status not in (before.status, "open"):
         return after.status
-    if after.status == "open" and before.lease != after.lease and after.lease is not None:
+    # A call that had returned is never taken over: there the way is backwards.
+    if after.status == "open" and before.status != "returned" and after.lease not in (None, before.lease):
         return "taken_over"
-    if before.status != after.status:
-        return "reopened"
-    return "changed" if (before.result, before.result_parts) != (after.result, after.result_parts) else None
+    return "reopened" if before.status != after.status else "changed"
 
 
 def _by_content(before: ContextState, after: ContextState) -> tuple[list[MessageChange], list[CallChange], bool]:
@@ -243,7 +249,9 @@ def _by_content(before: ContextState, after: ContextState) -> tuple[list[Message
     for i, j in pairs:
         old, new = before.messages[i] if i is not None else None, after.messages[j] if j is not None else None
         if old is not None and new is not None:
-            messages.extend(_message(old._replace(tool_calls=()), new._replace(tool_calls=())))
+            # Parts and calls are equal in what they say, or the two would not stand side by side.
+            changes = _message(old._replace(tool_calls=(), parts=None), new._replace(tool_calls=(), parts=None))
+            messages.extend(change._replace(before=old, after=new) for change in changes)
         else:
             messages.append(MessageChange("added" if old is None else "removed", old, new))
     old_calls, new_calls = list(before.tool_calls.items()), list(after.tool_calls.items())
@@ -255,7 +263,7 @@ def _by_content(before: ContextState, after: ContextState) -> tuple[list[Message
             calls.append(CallChange("called", None, new_id, None, new_call))
         elif new_call is None:
             calls.append(CallChange("removed", old_id, None, old_call, None))
-        elif (change := _call_change(old_call._replace(lease=None), new_call._replace(lease=None))) is not None:
+        elif (change := _call_change(_ended(old_call), _ended(new_call))) is not None:
             calls.append(CallChange(change, old_id, new_id, old_call, new_call))
     return messages, calls, rough_messages or rough_calls
 
@@ -264,6 +272,14 @@ def _said(message: Message, state: ContextState) -> Hashable:
     """What makes two messages the same where ids differ."""
     calls = tuple(_asked(state.tool_calls[call_id]) for call_id in message.tool_calls if call_id in state.tool_calls)
     return message.role, message.content, message.parts and _canonical(message.parts), message.name, calls
+
+
+def _ended(call: ToolCall) -> ToolCall:
+    """What a call came to, without what is another one in every run."""
+    parts = call.result_parts and _canonical(call.result_parts)
+    return call._replace(
+        arguments="", result_parts=parts, result_id=None, message_id=None, source_id=None, idempotency_key=None, lease=None
+    )
 
 
 def _asked(call: ToolCall) -> Hashable:
