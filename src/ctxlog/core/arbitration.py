@@ -100,6 +100,11 @@ class Arbiter:
         meta = event.meta
         event_id: str = meta["event_id"]
         group: dict[str, Any] | None = meta["append"]
+        if group is None and meta["precondition"] is None and event_id not in self.open:
+            # As most are: an append of its own, which asks for nothing. The rest of this method would say the same.
+            if event_id in self.decided:
+                return Verdict((), (Rejected(event.offset, "duplicate", event),))
+            return Verdict((self._accept(event, event),))
         if group is None:
             append_id, index, count = event_id, 0, 1
         else:
@@ -141,18 +146,17 @@ class Arbiter:
             for event in events:
                 self._decide(event.meta["event_id"], CONFLICT)
             return Verdict((), tuple(Rejected(event.offset, "conflict", event, last.offset) for event in events))
-        accepted = []
-        version, head = self.version, self.head
-        for event in events:
-            version += 1
-            head = chain_next(head, event.digest)
-            meta = event.meta
-            self._decide(meta["event_id"], version)
-            if meta["target"] is not None:
-                self.targets[meta["target"]] = version
-            accepted.append(Accepted(version, event, last.offset, last.time, head))
-        self.version, self.head = version, head
-        return Verdict(tuple(accepted))
+        return Verdict(tuple([self._accept(event, last) for event in events]))
+
+    def _accept(self, event: EventRecord, last: EventRecord) -> Accepted:
+        """Let an event count. `last` is the record that completed its append."""
+        meta = event.meta
+        version = self.version = self.version + 1
+        head = self.head = chain_next(self.head, event.digest)
+        self._decide(meta["event_id"], version)
+        if meta["target"] is not None:
+            self.targets[meta["target"]] = version
+        return Accepted(version, event, last.offset, last.time, head)
 
     def _holds(self, event: EventRecord) -> bool:
         condition = event.meta["precondition"]

@@ -91,7 +91,7 @@ def _outside(*numbers: int | None) -> bool:
 
 def _occurred_at(meta: dict[str, Any]) -> int | None:
     occurred_at: int | None = meta["occurred_at"]
-    return None if _outside(occurred_at) else occurred_at
+    return occurred_at if occurred_at is not None and -NUMBER_MAX <= occurred_at <= NUMBER_MAX else None
 
 
 def _message_appended(state: Evolving, _version: int, meta: dict[str, Any], payload: dict[str, Any]) -> str | None:

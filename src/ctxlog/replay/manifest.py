@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from ctxlog.core.digests import state_digest
 from ctxlog.model.records import Position
 from ctxlog.model.state import Anomaly, ContextState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
     """Where a state comes from, and its digests.
 
@@ -20,7 +22,6 @@ class Manifest:
         position: Where that version took effect; None at version 0.
         recorded_at: When it took effect by the log's clock (the origin's in a copy), ms since 1970 UTC; None at version 0.
         chain_head: Id of the version, lower-case hex.
-        state_digest: SHA-256 over the RFC 8785 JSON of the state, lower-case hex.
         rules, fold_version: Versions of arbitration and of the fold.
         schema_digests: Canonical-form digest of each shipped event schema that the fold reads, by name.
         started_from: Version of the snapshot that the work began at; 0: from zero. The state is the same either way.
@@ -35,19 +36,36 @@ class Manifest:
     position: Position | None
     recorded_at: int | None
     chain_head: str
-    state_digest: str
     rules: int
     fold_version: int
     schema_digests: dict[str, str]
     started_from: int
     provisional: bool
     clock: str | None
+    state: ContextState = field(repr=False)
+
+    @cached_property
+    def state_digest(self) -> str:
+        """SHA-256 over the RFC 8785 JSON of the state, lower-case hex. Made when it is asked for: it costs as much as a fold."""
+        return state_digest(self.state.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+        """The JSON form: where the state comes from and its digest, not the state."""
         return {
-            name: self.position._asdict() if name == "position" and self.position else getattr(self, name)
-            for name in self.__slots__
+            "log_id": self.log_id,
+            "stream_id": self.stream_id,
+            "at": self.at,
+            "version": self.version,
+            "position": self.position._asdict() if self.position else None,
+            "recorded_at": self.recorded_at,
+            "chain_head": self.chain_head,
+            "state_digest": self.state_digest,
+            "rules": self.rules,
+            "fold_version": self.fold_version,
+            "schema_digests": self.schema_digests,
+            "started_from": self.started_from,
+            "provisional": self.provisional,
+            "clock": self.clock,
         }
 
 

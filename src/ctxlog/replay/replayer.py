@@ -12,7 +12,7 @@ from functools import partial
 
 from ctxlog.codec.schemas import shipped
 from ctxlog.core.arbitration import RULES, Arbiter
-from ctxlog.core.digests import prefixed, sha256, state_digest
+from ctxlog.core.digests import prefixed, sha256
 from ctxlog.core.evolve import FOLD_VERSION, KNOWN_TYPES
 from ctxlog.core.fold import StreamFold
 from ctxlog.errors import LineageError, PointError
@@ -262,13 +262,13 @@ class Replayer:
             position=Position(self.reader.partition(stream_id), fold.effect_offset) if fold.version else None,
             recorded_at=fold.effect_time if fold.version else None,
             chain_head=state.chain_head,
-            state_digest=state_digest(state.to_dict()),
             rules=RULES,
             fold_version=FOLD_VERSION,
             schema_digests={name: shipped(name).digest.hex() for name in sorted(KNOWN_TYPES)},
             started_from=cursor.started_from,
             provisional=provisional,
             clock={AtTime: "log", AtOccurred: "writer"}.get(type(at)),
+            state=state,
         )
         return Replay(state, manifest, tuple(fold.evolving.anomalies))
 

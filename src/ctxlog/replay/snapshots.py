@@ -145,7 +145,7 @@ class SnapshotStore:
             for *row, packed, digest in rows:
                 try:
                     return self._restore(connection, fold, tuple(row), zlib.decompress(packed), digest)
-                except (ValueError, KeyError, TypeError, zlib.error):
+                except (ValueError, LookupError, TypeError, zlib.error):
                     continue  # Damaged: an earlier one, or none, gives the same state with more work.
             return None
 
@@ -296,13 +296,19 @@ def _chunk(part: list[Any], known: tuple[list[Any], str] | None, fresh: list[tup
 
 
 def _message(item: list[Any]) -> Message:
-    message = Message(*item)
-    return message._replace(tool_calls=tuple(message.tool_calls))
+    item[_CALLS] = tuple(item[_CALLS])
+    return Message._make(item)
 
 
 def _tool_call(item: list[Any]) -> tuple[str, ToolCall]:
-    call = ToolCall(*item[1])
-    return item[0], call._replace(lease=Lease(*call.lease) if call.lease else None)
+    call_id, call = item
+    if call[_LEASE]:
+        call[_LEASE] = Lease(*call[_LEASE])
+    return call_id, ToolCall._make(call)
+
+
+_CALLS = Message._fields.index("tool_calls")
+_LEASE = ToolCall._fields.index("lease")
 
 
 _MAKERS: dict[str, Any] = {
