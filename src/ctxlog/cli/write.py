@@ -133,7 +133,7 @@ def copy_command(session: Session, target: str, partitions: int | None) -> None:
     if not session.people:
         print_json(report.to_dict(), session.output)
         return
-    line(f"{report.outcome}: {count(report.copied, 'event')} to {visible(found.url)}, which holds {report.records:,} now")
+    line(f"{report.outcome}: {count(report.copied, 'record')} to {visible(found.url)}, which holds {report.records:,} now")
     if report.undecodable or report.misplaced:
         note(f"left behind: {report.undecodable:,} undecodable and {report.misplaced:,} misplaced, which no reader takes.")
 
