@@ -61,6 +61,7 @@ class EmbeddedLog:
                 raise LogOpenError(f"{self.folder}: there is no log here; nothing was created. `ctxlog init` creates one.")
             file.create(self._file, partitions)
         self.log_id, self.partitions = file.check(self._file)
+        self._identity = self._file_identity()
         closed = f"{self.folder}: the log was closed; nothing was read or appended. Open it again."
         self._connections = Connections(partial(file.connect, self._file), closed)
 
@@ -75,6 +76,9 @@ class EmbeddedLog:
     def _append(self, connection: sqlite3.Connection, records: Sequence[NewRecord]) -> list[Placed]:
         try:
             connection.execute("BEGIN IMMEDIATE")
+            if self._file_identity() != self._identity:
+                # SQLite would go on writing to a file without a name, and it would be lost with this process.
+                raise StorageError(f"{self._file}: the file was deleted or replaced; nothing was appended. Open the log again.")
             placed = self._insert(connection, records)
             try:
                 connection.execute("COMMIT")
@@ -86,6 +90,13 @@ class EmbeddedLog:
                     connection.execute("ROLLBACK")
             raise
         return placed
+
+    def _file_identity(self) -> tuple[int, int] | None:
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _insert(self, connection: sqlite3.Connection, records: Sequence[NewRecord]) -> list[Placed]:
         now = time.time_ns() // 1_000_000
@@ -123,7 +134,7 @@ class EmbeddedLog:
         return int(row[0])
 
     def _failure(self, error: sqlite3.Error, done: str) -> LogBusyError | StorageError | IntegrityError:
-        if not isinstance(error, sqlite3.OperationalError):
+        if not isinstance(error, sqlite3.OperationalError) or "decode" in str(error):  # Text in the file is not UTF-8.
             return IntegrityError(f"{self.folder}: the file is damaged: {error}; {done}. Restore it from a copy.")
         if "locked" in str(error):
             return LogBusyError(
@@ -159,7 +170,9 @@ class EmbeddedLog:
             size = 1
             for row_id, recorded_at, row_key, value, origin, link in rows:
                 start = (row_id & _OFFSET_MASK) + 1
-                if not (type(row_key) is type(link) is bytes and type(recorded_at) is int) or type(value) not in _VALUES:
+                if not (type(row_key) is type(link) is bytes and type(recorded_at) is int) or not (
+                    type(value) in _VALUES and (origin is None or type(origin) is str)
+                ):
                     raise IntegrityError(
                         f"{self.folder}: record {partition}@{start - 1} holds values of other types than a log writes; "
                         "nothing was read. Restore the log from a copy."
@@ -216,8 +229,14 @@ class EmbeddedLog:
         for (text,) in rows:
             if text != "ok":
                 yield StorageProblem("file", "a sound SQLite file", text)
+        for (row_id,) in self._query("SELECT id FROM records WHERE id < 0 OR id >= ?", (self.partitions << OFFSET_BITS,)):
+            yield StorageProblem(f"record {row_id >> OFFSET_BITS}@{row_id & _OFFSET_MASK}", "no such partition", "a record")
         for partition in range(self.partitions):
-            offset, recorded_at, link, end = 0, 0, b"", self.bounds(partition).end
+            yield from self._problems(partition)
+
+    def _problems(self, partition: int) -> Iterator[StorageProblem]:
+        offset, recorded_at, link, end = 0, 0, b"", self.bounds(partition).end
+        try:
             for record, stored in self.read_linked(partition, 0, end):
                 if record.offset != offset:
                     yield StorageProblem(f"record {partition}@{offset}", "a record", f"none before {partition}@{record.offset}")
@@ -226,6 +245,9 @@ class EmbeddedLog:
                 elif (expected := link_of(link, record)) != stored:
                     yield StorageProblem(_place(record), f"link {stored.hex()}", expected.hex())
                 offset, recorded_at, link = record.offset + 1, record.recorded_at, stored
+        except IntegrityError as error:
+            yield StorageProblem(f"record {partition}@{offset}", "a record that can be read", str(error))
+        else:
             if offset < end:
                 yield StorageProblem(f"record {partition}@{offset}", "a record", "none")
 

@@ -1,0 +1,449 @@
+"""The embedded log and the world around it: who creates it, what else may stand there, and what happens when the disk does not
+play along. What every backend does is the conformance kit's matter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctxlog import ContextLog
+from ctxlog.errors import IndeterminateError, LogBusyError, LogClosedError, LogOpenError, StorageError
+from ctxlog.log.embedded import EmbeddedLog
+from ctxlog.log.embedded import file as embedded_file
+from ctxlog.model.events import MessageAppended
+from ctxlog.model.records import NewRecord, Origin, Position
+from ctxlog.replay.reader import LogReader
+
+HI = MessageAppended(role="user", content="hi")
+Open = Callable[..., EmbeddedLog]
+
+as_root = os.geteuid() == 0
+
+
+def record(value: bytes = b"v", key: bytes = b"k", partition: int = 0) -> NewRecord:
+    return NewRecord(partition, key, value)
+
+
+def values(log: EmbeddedLog, partition: int = 0) -> list[bytes | None]:
+    return [one.value for one in log.read(partition, 1, log.bounds(partition).end)]
+
+
+# Creation
+
+
+def test_a_log_is_created_on_first_use_with_the_folders_above_it(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "some" / "where" / "log", partitions=3)
+    assert [log.bounds(partition) for partition in range(3)] == [(0, 1)] * 3
+    assert (log.partitions, log.url) == (3, f"embedded:{tmp_path / 'some' / 'where' / 'log'}")
+    assert LogReader(log).context(2, 1).log_id == log.log_id
+    log.close()
+    assert sorted(path.name for path in (tmp_path / "some" / "where" / "log").iterdir()) == ["log.sqlite"]
+
+
+def test_an_existing_log_keeps_its_id_and_its_partitions(open_embedded: Open) -> None:
+    first = open_embedded(partitions=3)
+    second = open_embedded(partitions=7)
+    assert (second.log_id, second.partitions) == (first.log_id, 3)
+
+
+def test_a_missing_log_is_not_created_where_that_is_not_wanted(folder: Path) -> None:
+    with pytest.raises(LogOpenError, match="there is no log here"):
+        EmbeddedLog(folder, create=False)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("partitions", [0, -1, 65_536])
+def test_a_number_of_partitions_that_makes_no_sense_is_refused(folder: Path, partitions: int) -> None:
+    with pytest.raises(LogOpenError, match="nothing was created"):
+        EmbeddedLog(folder, partitions=partitions)
+    assert not folder.exists()
+
+
+CREATE = """
+import sys, time
+from pathlib import Path
+from ctxlog.log.embedded import EmbeddedLog
+from ctxlog.model.records import NewRecord
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.001)
+log = EmbeddedLog(Path(sys.argv[1]), partitions=2)
+log.append([NewRecord(0, b"k", b"v")])
+print(log.log_id)
+"""
+
+
+def test_of_processes_that_create_at_once_one_wins_and_all_write_to_its_log(folder: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    started = [subprocess.Popen([sys.executable, "-c", CREATE, folder, go], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    go.touch()
+    ids = {process.communicate(timeout=60)[0].strip() for process in started}
+    assert [process.returncode for process in started] == [0] * 4
+    log = EmbeddedLog(folder, create=False)
+    assert ids == {log.log_id}
+    assert values(log) == [b"v"] * 4
+    log.close()
+    assert [path.name for path in folder.iterdir() if "new" in path.name] == []
+
+
+def test_a_creation_that_was_killed_leaves_no_half_log(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ctxlog.log.embedded.file.os.link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            EmbeddedLog(folder)
+    assert list(folder.iterdir()) == []
+    EmbeddedLog(folder).close()
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises((StorageError, LogOpenError), match="created"):
+        EmbeddedLog(tmp_path / "file" / "log")
+
+
+@pytest.mark.skipif(as_root, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="cannot be created"):
+        EmbeddedLog(tmp_path / "log")
+
+
+@pytest.mark.skipif(not as_root, reason="only root can mark a folder as unchangeable, or become somebody else")
+def test_somebody_who_may_not_write_the_folder_gets_a_storage_error(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\nfrom ctxlog.log.embedded import EmbeddedLog\nfrom ctxlog.errors import StorageError\n"
+        "os.setuid(65534)\ntry:\n    EmbeddedLog(sys.argv[1])\nexcept StorageError:\n    print('StorageError')"
+    )
+    inside = tmp_path / "readonly"
+    inside.mkdir()
+    for path in (inside, *inside.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    found = subprocess.run([sys.executable, "-c", script, inside / "log"], capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "StorageError", found.stderr
+
+
+# What else may stand there
+
+
+def foreign_sqlite(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+
+
+def changed(statement: str) -> Callable[[Path], None]:
+    def work(path: Path) -> None:
+        EmbeddedLog(path.parent).close()
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute(statement)
+        connection.close()
+
+    return work
+
+
+STANDS_THERE: dict[str, Callable[[Path], Any]] = {
+    "another SQLite file": foreign_sqlite,
+    "text": lambda path: path.write_text("not SQLite at all, " * 50),
+    "an empty file": lambda path: path.touch(),
+    "a folder": lambda path: path.mkdir(),
+    "a newer format": changed("PRAGMA user_version = 2"),
+    "no id": changed("DELETE FROM log"),
+    "two ids": changed("INSERT INTO log VALUES ('x', 1)"),
+    "no partitions": changed("UPDATE log SET partitions = 0"),
+    "too many partitions": changed("UPDATE log SET partitions = 1099511627776"),
+    "partitions as text": changed("UPDATE log SET partitions = 'many'"),
+    "an id of bytes": changed("UPDATE log SET log_id = x'00'"),
+}
+
+
+@pytest.mark.parametrize("make", STANDS_THERE.values(), ids=STANDS_THERE.keys())
+def test_what_is_no_log_of_this_format_is_refused_and_not_changed(folder: Path, make: Callable[[Path], Any]) -> None:
+    folder.mkdir()
+    path = folder / "log.sqlite"
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    for create in (True, False):
+        with pytest.raises(LogOpenError, match=r"log\.sqlite"):
+            EmbeddedLog(folder, create=create)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_a_newer_format_says_what_to_install(folder: Path) -> None:
+    changed("PRAGMA user_version = 2")(folder / "log.sqlite")
+    with pytest.raises(LogOpenError, match=r"expected file format 1, found 2.*Install"):
+        EmbeddedLog(folder)
+
+
+# Appending
+
+
+def test_an_append_is_all_or_nothing(open_embedded: Open) -> None:
+    log = open_embedded(partitions=2)
+    with pytest.raises(ValueError, match="partition 5"):
+        log.append([record(), record(partition=1), record(partition=5)])
+    assert [log.bounds(partition).end for partition in range(2)] == [1, 1]
+
+
+def test_offsets_have_no_gaps_and_each_partition_counts_its_own(open_embedded: Open) -> None:
+    log = open_embedded(partitions=2)
+    placed = log.append([record(), record(partition=1), record(), record(partition=1), record()])
+    assert [one.position for one in placed] == [Position(0, 1), Position(1, 1), Position(0, 2), Position(1, 2), Position(0, 3)]
+
+
+def test_log_time_does_not_go_back_with_the_clock(open_embedded: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = open_embedded()
+    times = []
+    start = log.append([record()])[0].recorded_at
+    for seconds in (100, 50, -10_000, 101):
+        now = (start + seconds * 1000) * 1_000_000
+        monkeypatch.setattr("ctxlog.log.embedded.log.time.time_ns", lambda now=now: now)
+        times.append(log.append([record()])[0].recorded_at - start)
+    assert times == [100_000, 100_000, 100_000, 101_000]
+    assert [one.recorded_at - start for one in log.read(0, 2, 99)] == times
+    assert [log.offset_at(0, start + ms) for ms in (1, 100_000, 100_001, 101_000, 101_001)] == [2, 2, 5, 5, 6]
+
+
+def test_bytes_keys_and_origins_come_back_as_they_were(open_embedded: Open) -> None:
+    log = open_embedded()
+    origin = Origin("elsewhere", 3, 2**40, 5)
+    sent = [
+        NewRecord(0, b"\x00\xff", b""),
+        NewRecord(0, b"", bytes(range(256))),
+        NewRecord(0, b"k" * 300, b"v" * 2_000_000, origin),
+    ]
+    log.append(sent)
+    assert [NewRecord(r.partition, r.key or b"", r.value or b"", r.origin) for r in log.read(0, 1, 9)] == sent
+    assert sorted(log.keys(0)) == sorted([b"ctxlog:control", *(one.key for one in sent)])
+
+
+def test_reading_by_key_across_pages_gives_each_record_once(open_embedded: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctxlog.log.embedded.log.PAGE_BYTES", 1000)
+    log = open_embedded()
+    log.append([record(b"%d" % number * (1 + number % 50), key=b"ab"[number % 2 : number % 2 + 1]) for number in range(300)])
+    for key, first in ((b"a", 1), (b"b", 2)):
+        assert [one.offset for one in log.read(0, 0, 301, key=key)] == list(range(first, 301, 2))
+    assert [one.offset for one in log.read(0, 17, 211)] == list(range(17, 211))
+    assert list(log.read(0, 5, 5)) == list(log.read(0, 9, 5)) == list(log.read(0, 0, 301, key=b"none")) == []
+
+
+def test_another_process_that_holds_the_file_is_busy_and_nothing_is_appended(
+    open_embedded: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_file, "BUSY_SECONDS", 0.05)
+    log = open_embedded()
+    other = sqlite3.connect(folder / "log.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LogBusyError, match="nothing was appended"):
+        log.append([record()])
+    assert values(log) == []
+    other.execute("ROLLBACK")
+    other.close()
+    log.append([record()])
+    assert values(log) == [b"v"]
+
+
+# When the disk does not play along
+
+
+class Stubborn:
+    """A connection that fails at one statement."""
+
+    def __init__(self, connection: sqlite3.Connection, statement: str, error: Exception, *, first: bool) -> None:
+        self._connection, self._statement, self._error, self._first = connection, statement, error, first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *bound: Any) -> Any:
+        if statement.startswith(self._statement):
+            if not self._first:
+                self._connection.execute(statement, *bound)
+            raise self._error
+        return self._connection.execute(statement, *bound)
+
+
+def stubborn(log: EmbeddedLog, statement: str, error: Exception, *, first: bool = True) -> None:
+    with log._connections.writing() as connection:
+        log._connections._writer = Stubborn(connection, statement, error, first=first)  # type: ignore[assignment]
+
+
+def test_a_disk_that_is_full_before_the_commit_is_a_storage_error_and_nothing_is_appended(open_embedded: Open) -> None:
+    log = open_embedded()
+    stubborn(log, "INSERT INTO streams", sqlite3.OperationalError("database or disk is full"))
+    with pytest.raises(StorageError, match="nothing was appended"):
+        log.append([record()])
+    assert values(log) == []
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["not committed", "committed"])
+def test_a_commit_that_fails_leaves_open_what_happened_and_resolve_finds_out(folder: Path, first: bool) -> None:
+    backend = EmbeddedLog(folder)
+    with ContextLog(backend) as log:
+        log.context("s").append(HI)
+        stubborn(backend, "COMMIT", sqlite3.OperationalError("disk I/O error"), first=first)
+        with pytest.raises(IndeterminateError) as caught:
+            log.context("s").append([HI, HI], expected_version=1)
+        backend._connections._writer = None
+        assert log.resolve(caught.value).version == 3
+        assert log.context("s").version == 3
+
+
+def test_a_publication_whose_outcome_is_unknown_is_a_storage_error_and_can_be_tried_again(folder: Path) -> None:
+    backend = EmbeddedLog(folder)
+    with ContextLog(backend) as log:
+        stubborn(backend, "COMMIT", sqlite3.OperationalError("disk I/O error"))
+        with pytest.raises(StorageError, match="nothing else was appended"):
+            log.context("s").append(HI)
+        backend._connections._writer = None
+        log.context("s").append(HI)
+        assert log.context("s").version == 1
+
+
+FILL = """
+import resource, signal, sys
+from ctxlog import ContextLog
+from ctxlog.errors import CtxlogError
+from ctxlog.model.events import MessageAppended
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+log = ContextLog.open(f"embedded:{sys.argv[1]}")
+context = log.context("s")
+context.append(MessageAppended(role="user", content="first"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+done = 1
+try:
+    while done < 1000:
+        context.append(MessageAppended(role="user", content="x" * 10_000), expected_version=done)
+        done += 1
+except CtxlogError as error:
+    print(done, type(error).__name__)
+"""
+
+
+def test_a_process_that_runs_out_of_disk_loses_nothing_that_was_acknowledged(folder: Path) -> None:
+    found = subprocess.run([sys.executable, "-c", FILL, folder], capture_output=True, text=True, timeout=120)
+    done, name = found.stdout.split()
+    assert name in ("StorageError", "IndeterminateError"), found.stderr
+    assert int(done) > 3
+    with ContextLog.open(f"embedded:{folder}") as log:
+        assert log.context("s").version in (int(done), int(done) + (name == "IndeterminateError"))
+        log.context("s").append(HI)
+
+
+def test_a_log_whose_file_was_deleted_acknowledges_nothing(open_embedded: Open, folder: Path) -> None:
+    """SQLite goes on writing to a file that has no name any more; what it takes is lost with the process."""
+    log = open_embedded()
+    log.append([record()])
+    shutil.rmtree(folder)
+    with pytest.raises(StorageError):
+        log.append([record()])
+    assert not folder.exists()
+
+
+def test_a_log_whose_file_was_replaced_acknowledges_nothing(open_embedded: Open, folder: Path) -> None:
+    log = open_embedded()
+    log.append([record()])
+    shutil.rmtree(folder)
+    EmbeddedLog(folder).close()
+    with pytest.raises(StorageError):
+        log.append([record()])
+
+
+# Threads and processes
+
+
+def test_many_threads_append_and_read_through_one_log(open_embedded: Open) -> None:
+    log = open_embedded(partitions=2)
+
+    def work(thread: int) -> int:
+        for number in range(20):
+            log.append([record(b"%d-%d" % (thread, number), key=b"%d" % thread, partition=thread % 2)])
+            assert len(list(log.read(thread % 2, 0, 10_000, key=b"%d" % thread))) == number + 1
+        return thread
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(work, range(8))) == list(range(8))
+    for partition in range(2):
+        offsets = [one.offset for one in log.read(partition, 0, 10_000)]
+        assert offsets == list(range(81))
+    for thread in range(8):
+        found = [one.value for one in log.read(thread % 2, 0, 10_000, key=b"%d" % thread)]
+        assert found == [b"%d-%d" % (thread, number) for number in range(20)]
+    assert list(log.problems()) == []
+
+
+def test_wait_returns_when_somebody_appends_and_when_the_time_is_over(open_embedded: Open) -> None:
+    log, other = open_embedded(), open_embedded()
+    assert log.wait(0, 1, 0.0) == 1
+    timer = threading.Timer(0.05, lambda: other.append([record()]))
+    timer.start()
+    assert log.wait(0, 1, 30.0) == 2
+    timer.join()
+    assert log.wait(0, 0, 30.0) == 2
+
+
+def test_closing_while_others_read_ends_in_a_typed_error_and_lets_go_of_the_file(folder: Path) -> None:
+    log = EmbeddedLog(folder)
+    log.append([record()] * 500)
+    begun = threading.Event()
+    seen: list[str] = []
+
+    def read() -> None:
+        try:
+            while True:
+                list(log.read(0, 0, 10_000))
+                begun.set()
+        except LogClosedError:
+            seen.append("closed")
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    begun.wait(30)
+    log.close()
+    for thread in threads:
+        thread.join(30)
+    assert seen == ["closed"] * 3
+    assert log._connections._idle == []
+    for use in (lambda: log.append([record()]), lambda: log.bounds(0), lambda: log.wait(0, 0, 0), lambda: list(log.keys(0))):
+        with pytest.raises(LogClosedError):
+            use()
+
+
+def test_a_forked_child_and_its_parent_both_go_on(open_embedded: Open) -> None:
+    log = open_embedded()
+    log.append([record(b"before")])
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        log.append([record(b"child")])
+        os._exit(len(values(log)) != 2)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    log.append([record(b"parent")])
+    assert values(log) == [b"before", b"child", b"parent"]
+    assert list(log.problems()) == []
+
+
+def test_an_interrupt_inside_an_append_leaves_nothing_of_it_and_the_log_usable(open_embedded: Open) -> None:
+    log = open_embedded()
+    stubborn(log, "INSERT INTO streams", KeyboardInterrupt())  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        log.append([record()])
+    log._connections._writer = log._connections._writer._connection  # type: ignore[union-attr]
+    log.append([record(b"after")])
+    assert values(log) == [b"after"]
