@@ -30,6 +30,9 @@ OFFSET_BITS = 40
 """A record's id is partition << 40 | offset, so that a partition is one range of SQLite's own b-tree. Room for 10^12
 records a partition and 2^22 partitions."""
 
+PARTITIONS_MAX = 65_535
+"""Each costs memory in every process that opens the log; a file that names more is damaged."""
+
 BUSY_SECONDS = 30.0
 """How long a writer waits for the others. A batch takes milliseconds; whoever waits longer faces a stuck process."""
 
@@ -82,7 +85,7 @@ def create(path: Path, partitions: int) -> None:
     Raises:
         StorageError: The folder cannot be written.
     """
-    if not 1 <= partitions < 2**16:
+    if not 1 <= partitions <= PARTITIONS_MAX:
         raise LogOpenError(f"a log has 1 to 65,535 partitions, not {partitions}; nothing was created")
     draft = path.with_name(f"{path.name}.new-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
@@ -146,7 +149,7 @@ def check(path: Path) -> tuple[str, int]:
     if len(rows) != 1:
         raise DamagedLogError(f"{path}: the log does not say which log it is; nothing was changed. Restore it from a copy.")
     log_id, partitions = rows[0]
-    if type(log_id) is not str or type(partitions) is not int or partitions < 1:
+    if type(log_id) is not str or type(partitions) is not int or not 1 <= partitions <= PARTITIONS_MAX:
         raise DamagedLogError(f"{path}: what it says of itself cannot be read; nothing was changed. Restore it from a copy.")
     return log_id, partitions
 
