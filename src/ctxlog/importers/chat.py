@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from ctxlog.errors import ImportFailedError, InvalidInputError
 from ctxlog.importers.base import Draft, Run, Target
-from ctxlog.importers.strict_json import Number, carriable, is_carriable, text_of
+from ctxlog.importers.source_json import Number, carriable, is_carriable, text_of
 from ctxlog.model.events import Event, MessageAppended, ToolCalled, ToolReturned, micros
 from ctxlog.model.ids import check_actor
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ctxlog.errors import ImportFailedError
-from ctxlog.importers.strict_json import parse
+from ctxlog.importers.source_json import parse
 
 MAX_FILE_BYTES = 1024**3
 """What a file may have, unpacked. A few kilobytes of gzip can ask for terabytes."""

@@ -12,8 +12,8 @@ from typing import Any
 from ctxlog.errors import ImportFailedError
 from ctxlog.importers.base import Run
 from ctxlog.importers.chat import drafts
+from ctxlog.importers.source_json import Number
 from ctxlog.importers.sources import Source
-from ctxlog.importers.strict_json import Number
 
 __all__ = ["NAME", "detect", "drafts", "runs"]
 
