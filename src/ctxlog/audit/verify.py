@@ -26,6 +26,10 @@ CONSISTENT = "consistent, unsigned"
 BROKEN = "broken"
 
 
+_NEEDED = ("stream_id", "version", "log_id", "fold_version", "chain_head", "state_digest")
+"""Members without which a manifest says nothing that could be checked."""
+
+
 class OpenedLog(Protocol):
     """What is verified: a `ContextLog`, of which no more than this is used."""
 
@@ -104,14 +108,12 @@ def verify_manifest(log: OpenedLog, manifest: Mapping[str, Any]) -> VerifyReport
     Raises:
         InvalidInputError: It is no manifest, or one of another log or fold version.
     """
-    shown = manifest.get("state") if isinstance(manifest, Mapping) else None
+    given: Any = manifest
     try:
-        manifest = manifest.get("manifest", manifest)
-        stream_id, version = manifest["stream_id"], manifest["version"]
-        log_id, fold_version = manifest["log_id"], manifest["fold_version"]
-        _ = manifest["chain_head"], manifest["state_digest"]
+        shown, manifest = given.get("state"), given.get("manifest", given)
+        stream_id, version, log_id, fold_version, _, _ = (manifest[name] for name in _NEEDED)
     except (KeyError, TypeError, AttributeError):
-        stream_id = version = None
+        stream_id = version = shown = log_id = fold_version = None
     if type(stream_id) is not str or type(version) is not int or version < 0:
         raise InvalidInputError("expected a manifest, as `ctxlog replay -o json` prints it; nothing was checked")
     if (log_id, fold_version) != (log.log.log_id, FOLD_VERSION):
