@@ -73,9 +73,16 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     # Nothing that a damaged file holds makes reading fail in SQLite's words, which would quote it.
     connection.text_factory = _text
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA secure_delete=1")
-    connection.execute("PRAGMA foreign_keys=0")
+    try:
+        connection.execute("PRAGMA synchronous=FULL")  # reads the schema; what is wrong with it is quoted, and may not be text
+        connection.execute("PRAGMA secure_delete=1")
+        connection.execute("PRAGMA foreign_keys=0")
+    except UnicodeDecodeError:
+        connection.close()
+        raise sqlite3.DatabaseError("malformed database schema") from None
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
