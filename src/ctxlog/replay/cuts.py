@@ -95,7 +95,7 @@ def read_cut(path: str, log_id: str) -> Cut:
     try:
         with Path(path).open("rb") as file:
             text = file.read(CUT_BYTES_MAX + 1)
-        data = json.loads(text) if len(text) <= CUT_BYTES_MAX else None
+        data: Any = json.loads(text.decode()) if len(text) <= CUT_BYTES_MAX else None
     except OSError as error:
         raise PointError(f"cut:{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
