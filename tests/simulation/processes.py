@@ -19,7 +19,7 @@ from typing import Any
 
 from ctxlog import ContextLog
 from ctxlog.errors import ConflictError
-from ctxlog.importers import import_path
+from ctxlog.importers import import_path, importing
 from ctxlog.model.events import FactSet, MessageAppended
 from ctxlog.replay import replayer
 from ctxlog.replay.replayer import Replayer
@@ -46,12 +46,13 @@ def mixed(folder: str, ledger_path: str, name: str, number: str, chats: str) -> 
     Every tenth writer begins new streams, so that checking them stays quick however many are killed.
     """
     replayer.SNAPSHOT_EVENTS = 100  # so that some are killed while they keep a snapshot
+    importing.WRITE_EVENTS = 7  # and some in the middle of an import
     dice, ledger, files = random.Random(number), Ledger(ledger_path), sorted(Path(chats).iterdir())
     log = ContextLog.open(f"embedded:{folder}")
     era = int(number) // 10
     own, shared = log.context(f"writer/{name}-{era}"), log.context(f"shared/all-{era}")
     while True:
-        time.sleep(0.002)
+        time.sleep(0.004 * (dice.random() < 0.2))
         context, ids = dice.choice((own, shared)), [uuid7() for _ in range(dice.choice((2, 3, 8)))]
         match dice.choice(("message", "message", "group", "each", "fact", "import")):
             case "message":
@@ -162,7 +163,8 @@ def _append_ten(log: ContextLog, name: str) -> None:
 
 
 def imports(folder: str, source: str) -> None:
-    """Import; say when each run is in."""
+    """Import, in many writes; say when each run is in."""
+    importing.WRITE_EVENTS = 7
     with ContextLog.open(f"embedded:{folder}") as log:
         report = import_path(log, source, agent="shop", progress=lambda progress: say("run", progress.events))
     say(
