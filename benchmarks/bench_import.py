@@ -25,10 +25,11 @@ SOURCES = ("tau-bench", "mini-swe-agent")
 
 
 class Source:
-    """One folder of recorded runs."""
+    """One source of recorded runs. Where it has folders, they are the same tasks run again: each has an agent of its own."""
 
     def __init__(self, folder: Path, scratch_folder: Path) -> None:
-        self.folder = folder
+        folders = sorted(path for path in folder.iterdir() if path.is_dir())
+        self.parts: list[tuple[Path, str | None]] = [(path, path.name) for path in folders] or [(folder, None)]
         self.scratch = scratch_folder
         self.names = count()
         self.files = sorted(path for path in folder.rglob("*.json*") if path.is_file())
@@ -43,10 +44,11 @@ class Source:
     def _import(self) -> Path:
         target = self.scratch / f"import-{next(self.names)}"
         with ContextLog.open(f"embedded:{target}") as log:
-            report = import_path(log, self.folder)
-        if not report.events_appended or report.failed:
-            raise CtxlogError("; ".join(map(str, report.failed)) or "no events")
-        self.events = report.events_appended
+            reports = [import_path(log, folder, agent=agent) for folder, agent in self.parts]
+        failed = [failure for report in reports for failure in report.failed]
+        self.events = sum(report.events_appended for report in reports)
+        if not self.events or failed:
+            raise CtxlogError("; ".join(map(str, failed)) or "no events")
         return target
 
     def ours(self) -> float:
@@ -60,8 +62,8 @@ class Source:
         """The same import into a log that has it all: everything is compared, nothing is appended."""
         started = time.perf_counter()
         with ContextLog.open(f"embedded:{self.last}") as log:
-            report = import_path(log, self.folder)
-        assert report.events_skipped == self.events
+            skipped = sum(import_path(log, folder, agent=agent).events_skipped for folder, agent in self.parts)
+        assert skipped == self.events
         return (time.perf_counter() - started) / self.events
 
     def floor(self) -> float:

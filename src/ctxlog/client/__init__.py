@@ -7,8 +7,8 @@ The outcome of a conditional append comes from reading the log, never from what 
 arbitration, and writers go through it as every reader does.
 """
 
-from ctxlog.client.appending import AppendOptions
 from ctxlog.client.context import Context
 from ctxlog.client.log import ContextLog
+from ctxlog.client.options import AppendOptions
 
 __all__ = ["AppendOptions", "Context", "ContextLog"]

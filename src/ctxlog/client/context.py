@@ -1,4 +1,7 @@
-"""One context of a log."""
+"""One context of a log.
+
+What validates events is imported by the first append: it takes as long as all the rest, and readers need none of it.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ctxlog.client.appending import AppendOptions, Writer, encode, expectation, given_ids, ids_of, make_event, metas_of
+from ctxlog.client.options import AppendOptions, Writer
 from ctxlog.errors import InvalidInputError
-from ctxlog.model.events import (
-    Event,
-    FactRemoved,
-    FactSet,
-    MessageAppended,
-    MessageRedacted,
-    StreamClosed,
-    StreamForked,
-    ToolCalled,
-    ToolReturned,
-)
 from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_stream_id
 from ctxlog.model.jsontext import json_text, plain_or_parts
 from ctxlog.model.outcomes import Acknowledged, Committed
@@ -33,6 +25,7 @@ from ctxlog.uuids import uuid7
 
 if TYPE_CHECKING:
     from ctxlog.client.log import ContextLog
+    from ctxlog.model.events import Event
 
 
 class Context:
@@ -63,7 +56,9 @@ class Context:
             ConflictError: A precondition did not hold; nothing was changed.
             IndeterminateError: The outcome is not known; `ContextLog.resolve` finds out.
         """
-        batch = [events] if isinstance(events, Event) else list(events)
+        from ctxlog.client.appending import batch_of, encode, expectation, ids_of, metas_of
+
+        batch = batch_of(events)
         event_ids = ids_of(batch, options)
         metas = metas_of(self._writer, batch, event_ids, options)
         encoded = [encode(event, meta) for event, meta in zip(batch, metas, strict=True)]
@@ -83,6 +78,8 @@ class Context:
             RecordTooLargeError: A record would be larger than 1 MiB; nothing was appended.
             IndeterminateError: The outcome is not known. The same events with the same ids can be appended again.
         """
+        from ctxlog.client.appending import encode, ids_of, metas_of
+
         encoded, event_ids = [], []
         for event, options in events:
             (event_id,) = ids_of([event], options)
@@ -108,13 +105,13 @@ class Context:
             options: See `AppendOptions`.
         """
         text, parts = plain_or_parts(content)
-        return self.append(make_event(MessageAppended, role=role, content=text, parts=parts, name=name), **options)
+        return self.append(_event("MessageAppended", role=role, content=text, parts=parts, name=name), **options)
 
     def redact_message(
         self, message_id: str, *, reason: str | None = None, **options: Unpack[AppendOptions]
     ) -> Committed | Acknowledged:
         """Take the text of a message out of the context. The log keeps the event that brought it."""
-        return self.append(make_event(MessageRedacted, message_id=message_id, reason=reason), **options)
+        return self.append(_event("MessageRedacted", message_id=message_id, reason=reason), **options)
 
     def set_fact(
         self,
@@ -135,14 +132,12 @@ class Context:
             expires_at: From when readers leave it out.
             options: See `AppendOptions`.
         """
-        fact = make_event(
-            FactSet, key=key, value=json_text(value), valid_from=valid_from, valid_to=valid_to, expires_at=expires_at
-        )
+        fact = _event("FactSet", key=key, value=json_text(value), valid_from=valid_from, valid_to=valid_to, expires_at=expires_at)
         return self.append(fact, **options)
 
     def remove_fact(self, key: str, **options: Unpack[AppendOptions]) -> Committed | Acknowledged:
         """Take a fact out of the context."""
-        return self.append(make_event(FactRemoved, key=key), **options)
+        return self.append(_event("FactRemoved", key=key), **options)
 
     def add_tool_call(
         self,
@@ -162,9 +157,11 @@ class Context:
             source_id: The id that the provider gave the call.
             options: See `AppendOptions`.
         """
+        from ctxlog.client.appending import given_ids
+
         (event_id,) = given_ids(1, options) or [uuid7()]
         text = arguments if isinstance(arguments, str) else json_text(arguments)
-        call = make_event(ToolCalled, call_id=event_id, name=name, arguments=text, message_id=message_id, source_id=source_id)
+        call = _event("ToolCalled", call_id=event_id, name=name, arguments=text, message_id=message_id, source_id=source_id)
         options["event_ids"] = [event_id]
         return self.append(call, **options)
 
@@ -188,12 +185,12 @@ class Context:
         """
         text, parts = plain_or_parts(result)
         return self.append(
-            make_event(ToolReturned, call_id=call_id, failed=failed, content=text, parts=parts, name=name), **options
+            _event("ToolReturned", call_id=call_id, failed=failed, content=text, parts=parts, name=name), **options
         )
 
     def close(self, *, reason: str | None = None, **options: Unpack[AppendOptions]) -> Committed | Acknowledged:
         """Say that the context came to an end. Later events still take effect."""
-        return self.append(make_event(StreamClosed, reason=reason), **options)
+        return self.append(_event("StreamClosed", reason=reason), **options)
 
     def fork(self, stream_id: str, *, at: str | int | Point = "latest") -> Context:
         """A new context that goes on from a point of this one. This one is not changed, and later events here are not seen there.
@@ -207,6 +204,8 @@ class Context:
         if state.parent is not None:
             parent = Parent(self.stream_id, state.version, state.chain_head)
             self._owner.replayer.state_at(parent, (child.stream_id,))  # A stream that nobody can read must not be born.
+        from ctxlog.model.events import StreamForked
+
         event = StreamForked(parent_stream_id=self.stream_id, parent_version=state.version, parent_chain_head=state.chain_head)
         child.append(event, expected_version=0)
         return child
@@ -268,3 +267,11 @@ class Context:
         replayer = self._owner.replayer
         self._owner._settle()
         return history(replayer, self.stream_id, replayer.end(self.stream_id))
+
+
+def _event(kind: str, **fields: Any) -> Event:
+    """An event of a class of `model.events`. Raises `InvalidInputError`."""
+    from ctxlog.client.appending import make_event
+    from ctxlog.model import events
+
+    return make_event(getattr(events, kind), **fields)

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
-from ctxlog.client.appending import Encoded
 from ctxlog.client.context import Context
+from ctxlog.client.options import Encoded
 from ctxlog.codec.framing import frame_single_object
 from ctxlog.codec.schemas import shipped
 from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, LineageError, RecordTooLargeError

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -229,7 +228,7 @@ def _definitions(node: Any) -> dict[str, Any]:
 
 
 def _shipped_text(name: str) -> str:
-    packaged = files("ctxlog").joinpath("schemas", f"{name}.avsc")
+    packaged = Path(__file__).parents[1] / "schemas" / f"{name}.avsc"  # importlib.resources would take longer than the rest.
     if packaged.is_file():
         return packaged.read_text("utf-8")
     return (Path(__file__).parents[3] / "schemas" / f"{name}.avsc").read_text("utf-8")

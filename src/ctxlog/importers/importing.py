@@ -242,4 +242,4 @@ def _options(draft: Draft) -> AppendOptions:
 
 
 def _text_bytes(event: Event) -> int:
-    return sum(len(value.encode()) for value in event.model_dump().values() if isinstance(value, str))
+    return sum(len(value.encode()) for value in vars(event).values() if isinstance(value, str))
