@@ -2,7 +2,8 @@
 
 The floor reads the same rows of the same file by the same index, in the same process, and does nothing with them. Each kind
 of stream is measured in a process of its own, so that its memory can be told. "Snapshots" replays the same points from a log
-whose streams were folded once before; "pages evicted" has the operating system forget the file before each replay and each
+whose streams were folded once before; "and digest" makes the state digest too, which a replay leaves until it is asked for;
+"pages evicted" has the operating system forget the file before each replay and each
 floor.
 """
 
@@ -39,6 +40,13 @@ WRITE = 5000
 
 KINDS = {"50 to 1,000 events": (200, 10), "1,000 to 10,000 events": (60, 4), "the longest": (20, 2)}
 """Kinds of streams by length, with how many points are replayed in a full run and in a smoke run."""
+
+MODES = {
+    "cold": "no snapshots",
+    "snapshots": "snapshots",
+    "digest": "snapshots, and digest",
+    "evicted": "no snapshots, pages evicted",
+}
 
 Sample = tuple[str, int]
 """A stream, and the offset at which to replay it."""
@@ -124,7 +132,7 @@ def evict(path: Path) -> None:
 def child(folder: Path, mode: str, samples: list[Sample]) -> dict[str, Any]:
     """Replay the points in this process. Each is preceded, or followed, by its floor."""
     path = folder / "log.sqlite"
-    store = SnapshotStore(folder / "cache.sqlite") if mode == "snapshots" else None
+    store = SnapshotStore(folder / "cache.sqlite") if mode in ("snapshots", "digest") else None
     log = ContextLog(EmbeddedLog(folder, create=False), store)
     raw = sqlite3.connect(path.as_uri() + "?mode=ro", uri=True, isolation_level=None)
     if store is not None:
@@ -141,7 +149,10 @@ def child(folder: Path, mode: str, samples: list[Sample]) -> dict[str, Any]:
 
     def ours(stream_id: str, offset: int) -> None:
         nonlocal versions
-        versions += log.context(stream_id).replay(f"offset:{offset}").state.version
+        replay = log.context(stream_id).replay(f"offset:{offset}")
+        if mode == "digest":
+            assert replay.manifest.state_digest
+        versions += replay.state.version
 
     steps: dict[str, Callable[[str, int], None]] = {"floor": floor, "ours": ours}
     ours(*samples[0])
@@ -196,10 +207,9 @@ def main() -> None:
 def measure(report: Report, folder: Path, samples: dict[str, list[Sample]]) -> None:
     """Replay each kind of stream in each mode, in a process of its own."""
     for kind, points in samples.items():
-        for mode in ("cold", "snapshots", "evicted"):
+        for mode, words in MODES.items():
             if not points or (mode == "evicted" and not hasattr(os, "posix_fadvise")):
                 continue
-            words = {"cold": "no snapshots", "evicted": "no snapshots, pages evicted"}.get(mode, mode)
             work = f"{kind}, {words}"
             found = replay_in_child(folder, mode, points if mode != "evicted" else points[:20])
             memory = {"memory_bytes": found["memory"], "memory_before_bytes": found["memory_before"]}

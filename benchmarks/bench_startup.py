@@ -1,4 +1,5 @@
-"""What it costs to start: `import ctxlog`, and the command line's help. The floor is Python itself.
+"""What it costs to start: imports, the command line's help, a process that reads a context or appends to one. The floor is
+Python itself.
 
 What everyone waits for at every command, and at every start of a short-lived agent. It should stay under 150 ms.
 """
@@ -12,10 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from harness import Report, Work, arguments, in_turns
+from harness import Report, Work, arguments, in_turns, scratch
+
+from ctxlog import ContextLog
 
 BUDGET_SECONDS = 0.150
-"""What `import ctxlog` and `ctxlog --help` may take: below it, people see no delay."""
+"""Below it, people see no delay."""
 
 
 def start(*arguments_of: str) -> Work:
@@ -33,7 +36,24 @@ def main() -> None:
     """Measure, print and write."""
     options = arguments(__doc__)
     report = Report("startup", quick=options.quick, unit="start")
-    works: dict[str, Work] = {"python -c pass": start("-c", "pass"), "python -c 'import ctxlog'": start("-c", "import ctxlog")}
+    with scratch() as folder:
+        url = f"embedded:{folder / 'log'}"
+        with ContextLog.open(url) as log:
+            log.context("agent/thread").add_message("user", "Hello")
+        measure(report, url, options.repetitions or (3 if options.quick else 31))
+    report.finish()
+
+
+def measure(report: Report, url: str, repetitions: int) -> None:
+    """Start each process in turn."""
+    context = f"from ctxlog import ContextLog; context = ContextLog.open({url!r}).context('agent/thread')"
+    works: dict[str, Work] = {
+        "python -c pass": start("-c", "pass"),
+        "import ctxlog": start("-c", "import ctxlog"),
+        "from ctxlog import ContextLog": start("-c", "from ctxlog import ContextLog"),
+        "open a log and read a context": start("-c", f"{context}; context.state"),
+        "open a log and append a message": start("-c", f"{context}; context.add_message('user', 'Hello')"),
+    }
     command = Path(sys.executable).with_name("ctxlog")
     if command.exists() and importlib.util.find_spec("ctxlog.cli"):
         works["ctxlog --help"] = start(str(command), "--help")
@@ -41,13 +61,12 @@ def main() -> None:
         report.note("ctxlog --help: skipped, the command is not installed.")
     for work in works.values():
         work()  # Fills the caches of files and of compiled modules.
-    found = in_turns(works, options.repetitions or (3 if options.quick else 31))
+    found = in_turns(works, repetitions)
     floor = found.pop("python -c pass")
     for name, seconds in found.items():
         report.add(name, seconds, "python -c pass", floor)
         kept = "kept" if statistics.median(seconds) <= BUDGET_SECONDS else "missed"
         report.note(f"{name}: budget of {BUDGET_SECONDS * 1e3:.0f} ms {kept}.")
-    report.finish()
 
 
 if __name__ == "__main__":
