@@ -21,7 +21,8 @@ from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import ExtensionRecorded, FactRemoved, FactSet, MessageAppended
 from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.records import CONTROL_KEY, MAX_RECORD_BYTES
-from writing import LosesAnswers, ShowsLate, expecting, group, raw
+from ctxlog.replay.snapshots import SnapshotStore
+from writing import LosesAnswers, ShowsLate, Wrapped, expecting, group, raw
 
 HI = MessageAppended(role="user", content="hi")
 SET = FactSet(key="limit", value="5")
@@ -380,6 +381,51 @@ def test_every_read_sees_what_its_own_handle_appended_though_the_log_shows_it_la
     log = ContextLog(ShowsLate(MemoryLog(3)))
     log.context("a/b").append(HI)
     assert read(log) == 1
+
+
+class Then(Wrapped):
+    """Does something between an append of events and what its writer does next, as other threads and processes would."""
+
+    work: Callable[[], Any] | None = None
+
+    def append(self, records: Any) -> Any:
+        placed = self.inner.append(records)
+        if self.work is not None and records[0].key != CONTROL_KEY:
+            work, self.work = self.work, None
+            work()
+        return placed
+
+
+def test_an_outcome_is_told_though_another_thread_read_past_the_records() -> None:
+    log = ContextLog(backend := Then(MemoryLog()))
+    context = log.context("a/b")
+    context.append(HI)
+    _ = context.state
+    backend.work = lambda: context.state
+    assert context.append([HI, SET], expected_version=1).version == 3  # type: ignore[union-attr]
+    backend.work = lambda: context.state
+    with pytest.raises(ConflictError):
+        context.append(HI, expected_version=1)
+
+
+def test_an_outcome_is_told_though_another_process_took_a_snapshot_beyond_the_records(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot would hide the records that the writer has to see."""
+    monkeypatch.setattr("ctxlog.replay.replayer.SNAPSHOT_EVENTS", 5)
+    store = SnapshotStore(tmp_path / "cache.sqlite")
+    backend = Then(MemoryLog())
+    other = ContextLog(backend.inner, store)
+    other.context("a/b").append_each([(HI, {})] * 4)
+
+    def read_on() -> None:
+        other.context("a/b").append_each([(HI, {})] * 10)
+        _ = other.context("a/b").state
+        assert max(store.versions(other.log.log_id, "a/b")) > 5
+
+    backend.work = read_on
+    assert ContextLog(backend, store).context("a/b").append(HI, expected_version=4).version == 5  # type: ignore[union-attr]
+    store.close()
 
 
 # What is refused

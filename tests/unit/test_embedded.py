@@ -447,3 +447,14 @@ def test_an_interrupt_inside_an_append_leaves_nothing_of_it_and_the_log_usable(o
     log._connections._writer = log._connections._writer._connection  # type: ignore[union-attr]
     log.append([record(b"after")])
     assert values(log) == [b"after"]
+
+
+def test_a_transaction_that_an_interrupt_left_open_is_rolled_back_before_the_next_append(open_embedded: Open) -> None:
+    """Ctrl-C can come between any two steps, also where no `except` is."""
+    log = open_embedded()
+    with log._connections.writing() as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO streams (key) VALUES (x'00')")
+    log.append([record()])
+    assert values(log) == [b"v"]
+    assert b"\x00" not in list(log.keys(0))

@@ -10,9 +10,10 @@ import pytest
 
 from ctxlog import ContextLog
 from ctxlog.audit.verify import verify
+from ctxlog.core.arbitration import Arbiter
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import FactSet, MessageAppended, ToolCalled, ToolReturned
-from ctxlog.model.points import AtTime, AtVersion, Latest
+from ctxlog.model.points import AtOffset, AtTime, AtVersion, Latest
 from ctxlog.replay.replayer import Replayer
 from ctxlog.replay.snapshots import SnapshotStore
 from writing import group, publish, raw
@@ -107,6 +108,32 @@ def test_a_snapshot_is_not_used_for_a_time_before_its_records(backend: MemoryLog
         assert (state, anomalies) == through(backend, None, AtTime(time * 1000))[:2]
         used.add(started)
     assert len(used) >= 3
+
+
+def test_a_snapshot_is_not_used_for_an_offset_before_its_last_record(backend: MemoryLog, store: SnapshotStore) -> None:
+    through(backend, store)
+    used = set()
+    for record in backend.read(0, 0, 999):
+        state, anomalies, started = through(backend, store, AtOffset(record.offset))
+        assert (state, anomalies) == through(backend, None, AtOffset(record.offset))[:2]
+        used.add(started)
+    assert len(used) >= 3
+
+
+def test_ids_that_were_forgotten_stay_forgotten_through_a_snapshot(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which ids are remembered decides what is a duplicate: a snapshot keeps them in the order in which they were decided."""
+    monkeypatch.setitem(Arbiter.__init__.__kwdefaults__, "decided_max", 7)
+    monkeypatch.setattr("ctxlog.replay.snapshots.CHUNK_ITEMS", 4)
+    backend = MemoryLog()
+    publish(backend)
+    for number in range(60):
+        backend.append([raw(backend, "s", "FactSet", f"e{number % 6 if number % 3 else number}")])
+        if number % 10 == 9:
+            through(backend, store)
+    zero, kept = through(backend, None), through(backend, store)
+    assert kept[:2] == zero[:2]
+    assert kept[2] > 0
+    assert 30 < zero[0]["state"]["version"] < 60
 
 
 def test_arbitration_goes_on_from_a_snapshot_with_what_was_held_decided_and_changed(
