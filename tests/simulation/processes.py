@@ -135,6 +135,25 @@ def forks(folder: str) -> None:
     say(json.dumps({"codes": codes, "version": shared.version}))
 
 
+def outlives(folder: str) -> None:
+    """Fork, and close the log in the parent while the child, which used it, goes on."""
+    log = ContextLog.open(f"embedded:{folder}")
+    log.context("shared/forks").add_message("user", "before")
+    used, closed = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        log.context("child/0").add_message("user", "beside the parent")
+        os.write(used[1], b".")
+        os.read(closed[0], 1)
+        for number in range(10):
+            log.context("child/0").add_message("user", f"after the parent {number}")
+        os._exit(0)
+    os.read(used[0], 1)
+    log.close()
+    os.write(closed[1], b".")
+    say(os.waitpid(pid, 0)[1])
+
+
 _inherited: list[ContextLog] = []
 """The log of the parent, where workers of a pool find it."""
 
@@ -231,5 +250,5 @@ def watch(folder: str, names: str, messages: str) -> None:
 
 
 if __name__ == "__main__":
-    roles = (mixed, contend, forks, imports, interrupted, count, watch)
+    roles = (mixed, contend, forks, outlives, imports, interrupted, count, watch)
     {role.__name__: role for role in roles}[sys.argv[1]](*sys.argv[2:])

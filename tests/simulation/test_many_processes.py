@@ -55,3 +55,11 @@ def test_children_of_a_fork_go_on_with_the_handle_that_they_inherit(start: Start
             assert [text for text in texts if text.startswith(f"{name} ")] == [f"{name} {number}" for number in range(10)]
         assert (texts[0], texts[-1]) == ("before", "after")
         assert verify(log).problems == []
+
+
+def test_a_child_that_outlives_the_handle_of_its_parent_loses_nothing(start: Start, finish: Finish, tmp_path: Path) -> None:
+    """SQLite deletes the write-ahead log with the last connection that it knows of; a child's must be known."""
+    assert finish(start("outlives", tmp_path / "log")) == "0\n"
+    with ContextLog.open(f"embedded:{tmp_path / 'log'}") as log:
+        assert log.context("child/0").version == 11
+        assert verify(log).problems == []

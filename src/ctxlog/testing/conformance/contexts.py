@@ -100,6 +100,20 @@ class ContextsCase(LogCase):
         assert contexts.resolve(unknown) == committed
         assert context.version == 2
 
+    def test_an_append_that_was_refused_is_refused_again_when_it_is_resolved(self, log: EventLog) -> None:
+        """Also where it would be accepted by now: what was decided stays."""
+        contexts = ContextLog(log)
+        context = contexts.context("planner/1")
+        with pytest.raises(ConflictError):
+            context.set_fact("a", 1, expected_version=1, event_ids=["refused"])
+        context.add_message("user", "now it is at version 1")
+        sent = _sent(log, "planner/1")[0]
+        record = NewRecord(sent.partition, b"planner/1", sent.value or b"")
+        for reader in (contexts, ContextLog(log)):
+            with pytest.raises(ConflictError):
+                reader.resolve(IndeterminateError("planner/1", [record], ["refused"], conditional=True, cause="a test"))
+        assert context.version == 1
+
     def test_verify_finds_nothing_wrong(self, log: EventLog) -> None:
         contexts = ContextLog(log)
         for number in range(4):
