@@ -225,7 +225,7 @@ def decide(log: ContextLog, reads: list[tuple[str, int]], decision_id: str, agen
 
 def test_a_decision_names_the_version_that_it_had_read(log: ContextLog, clock: Ticking) -> None:
     context = filled(log, clock)
-    decide(log, [("a/b", 1), ("a/b", 3), ("other", 9)], "d-1")
+    decide(log, [("a/b", 3), ("a/b", 1), ("other", 9)], "d-1")
     decide(log, [("a/b", 4)], "d-2")
     decide(log, [("a/b", 2)], "d-3", agent="someone-else")
     found = {decision: context.replay(f"decision:{decision}").state.version for decision in ("d-1", "d-2", "d-3")}

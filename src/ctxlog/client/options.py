@@ -19,7 +19,8 @@ class AppendOptions(TypedDict, total=False):
         occurred_at: When it happened: `datetime` with a zone, or µs since 1970 UTC; None where unknown; now where not given.
         actor: Who wrote it: `agent:|person:|tool:|system:` + id; the context's where not given.
         causation_id, correlation_id: The event that led to this one; what belongs together across streams.
-        event_ids: Ids to use, one an event; version 7 UUIDs are made where not given.
+        event_ids: Ids to use, one an event; version 7 UUIDs are made where not given. The same ids again come to the same
+            outcome: the first copy decides.
     """
 
     expected_version: int | None
