@@ -192,16 +192,15 @@ def imports(folder: str, source: str) -> None:
 
 
 def interrupted(folder: str, ledger_path: str) -> None:
-    """Append until stdin says stop; take every Ctrl-C as a reason to go on with the same handle."""
+    """Append until stdin ends; take every Ctrl-C as a reason to go on with the same handle."""
     ledger = Ledger(ledger_path)
     log = ContextLog.open(f"embedded:{folder}")
     context = log.context("writer/interrupted")
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
-    interrupts = 0
-    while True:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    while not over.is_set():
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             while not over.is_set():
                 ids = [uuid7(), uuid7()]
                 ledger.note(tried=context.stream_id, ids=ids, group=True)
@@ -209,13 +208,10 @@ def interrupted(folder: str, ledger_path: str) -> None:
                     [MessageAppended(role="user", content=ids[0]), FactSet(key="last", value=json.dumps(ids[1]))], event_ids=ids
                 )
                 ledger.note(acknowledged=context.stream_id, ids=ids, version=done.version)
-                say("done")
-            break
+                os.write(1, b"done\n")  # whole or not at all, whenever the interrupt comes
         except KeyboardInterrupt:
-            interrupts += 1
-            print("interrupted", file=sys.stderr, flush=True)
+            os.write(1, b"interrupted\n")
     log.close()
-    say("interrupts", interrupts)
 
 
 def count(folder: str, name: str, messages: str) -> None:

@@ -68,14 +68,15 @@ def test_a_process_that_survives_ctrl_c_goes_on_with_the_same_handle(start: Star
     folder, notes, dice = tmp_path / "log", tmp_path / "ledger", random.Random(11)
     process = start("interrupted", folder, notes, stdin=subprocess.PIPE)
     assert process.stdout is not None
-    for _ in range(40):
+    for _ in range(60):
         for _ in range(dice.choice((1, 1, 3))):
             assert process.stdout.readline() == "done\n"
         time.sleep(dice.random() * 0.004)
         process.send_signal(signal.SIGINT)
-    assert process.stdout.readline() == "done\n"
-    said = finish(process).split()
-    assert said[-2] == "interrupts"
-    assert 0 < int(said[-1]) <= 40
+        # Only then the next one: two in a row would hit what handles the first.
+        while (said := process.stdout.readline()) == "done\n":
+            pass
+        assert said == "interrupted\n"
+    finish(process)
     with ContextLog.open(f"embedded:{folder}") as log:
         assert ledger.check(log, ledger.entries([notes])) > 40

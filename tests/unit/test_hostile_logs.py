@@ -34,8 +34,8 @@ from ctxlog.replay.copying import copy_log
 from unit.hostile import BOMBS, FORBIDDEN, RICH, event_schema
 
 STREAM = "planner/thread"
-MEMORY_BYTES = 768 * 1024 * 1024
-"""Address space of the attacked process. Python with the libraries maps about half of it before anything is read."""
+MEMORY_BYTES = 400 * 1024 * 1024
+"""Address space of the attacked process: about twice what it takes, libraries included."""
 
 CPU_SECONDS = 200
 

@@ -130,7 +130,7 @@ class AppendingCase(LogCase):
             log.append([NewRecord(0, key, value) for key, value in pairs])
             assert [(record.key, record.value) for record in everything(log, 0)[1:]] == pairs
             for wanted, _ in pairs:
-                by_key = log.read(0, 0, log.bounds(0).end, key=wanted)
+                by_key = log.read(0, 1, log.bounds(0).end, key=wanted)
                 assert values(list(by_key)) == [value for key, value in pairs if key == wanted]
         finally:
             log.close()
