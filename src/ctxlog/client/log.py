@@ -147,7 +147,9 @@ class ContextLog:
         replayer = self.replayer
         with self._lock:
             partition = replayer.reader.partition(stream_id)
-            end = max(replayer.end(stream_id), self._caught_up(partition))
+            end = replayer.end(stream_id)
+            if end < self._written.get(partition, 0):
+                end = self._caught_up(partition)
             cursor = self._cursors.pop(stream_id, None)
             if cursor is None:
                 self._settle()  # A fork reads its parent in another partition.

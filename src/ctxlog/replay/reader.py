@@ -25,8 +25,7 @@ class LogReader:
         self._contexts = {partition: PartitionContext(partition) for partition in range(log.partitions)}
         self._lock = threading.Lock()
         for partition in range(log.partitions):
-            self.check_horizon(partition)
-            found = self.context(partition, log.bounds(partition).end).genesis
+            found = self.context(partition, self.check_horizon(partition)).genesis
             if found is None:
                 raise GenesisError(
                     f"{log.url}: partition {partition} has no genesis of rules that this release knows; nothing was read. "
@@ -55,11 +54,12 @@ class LogReader:
         """The control state of a partition as far as it was taken, without looking at the log."""
         return self._contexts[partition]
 
-    def check_horizon(self, partition: int) -> None:
-        """Refuse to fold a suffix. Raises `BelowHorizonError`."""
-        first = self.log.bounds(partition).first
+    def check_horizon(self, partition: int) -> int:
+        """Refuse to fold a suffix; where the partition ends. Raises `BelowHorizonError`."""
+        first, end = self.log.bounds(partition)
         if first > 0:
             raise BelowHorizonError(partition, first)
+        return end
 
     def records(self, stream_id: str, start: int, end: int) -> Iterator[tuple[Record, EventRecord | Rejected]]:
         """The records of one stream at `start` <= offset < `end`, each with what it decodes to."""

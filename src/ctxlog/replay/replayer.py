@@ -96,9 +96,7 @@ class Replayer:
 
     def end(self, stream_id: str) -> int:
         """Where the stream's partition ends now. Raises `BelowHorizonError`."""
-        partition = self.reader.partition(stream_id)
-        self.reader.check_horizon(partition)
-        return self.log.bounds(partition).end
+        return self.reader.check_horizon(self.reader.partition(stream_id))
 
     def open(
         self,
