@@ -134,6 +134,12 @@ def test_ids_that_were_forgotten_stay_forgotten_through_a_snapshot(store: Snapsh
     assert kept[:2] == zero[:2]
     assert kept[2] > 0
     assert 30 < zero[0]["state"]["version"] < 60
+    arbiters = []
+    for replayer in (Replayer(backend), Replayer(backend, store)):
+        cursor = replayer.open("s", end=backend.bounds(0).end)
+        replayer.advance(cursor, backend.bounds(0).end)
+        arbiters.append((cursor.fold.arbiter.remembered(), cursor.fold.arbiter.forgotten))
+    assert arbiters[0] == arbiters[1]
 
 
 def test_arbitration_goes_on_from_a_snapshot_with_what_was_held_decided_and_changed(
