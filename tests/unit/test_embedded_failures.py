@@ -1,0 +1,240 @@
+"""The embedded log when the disk does not play along, and under threads, forks and interrupts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctxlog import ContextLog
+from ctxlog.errors import IndeterminateError, LogClosedError, StorageError
+from ctxlog.log.embedded import EmbeddedLog
+from ctxlog.model.events import MessageAppended
+from ctxlog.model.records import NewRecord
+
+HI = MessageAppended(role="user", content="hi")
+Open = Callable[..., EmbeddedLog]
+
+as_root = os.geteuid() == 0
+
+
+def record(value: bytes = b"v", key: bytes = b"k", partition: int = 0) -> NewRecord:
+    return NewRecord(partition, key, value)
+
+
+def values(log: EmbeddedLog, partition: int = 0) -> list[bytes | None]:
+    return [one.value for one in log.read(partition, 1, log.bounds(partition).end)]
+
+
+# When the disk does not play along
+
+
+class Stubborn:
+    """A connection that fails at one statement."""
+
+    def __init__(self, connection: sqlite3.Connection, statement: str, error: Exception, *, first: bool) -> None:
+        self._connection, self._statement, self._error, self._first = connection, statement, error, first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *bound: Any) -> Any:
+        if statement.startswith(self._statement):
+            if not self._first:
+                self._connection.execute(statement, *bound)
+            raise self._error
+        return self._connection.execute(statement, *bound)
+
+
+def stubborn(log: EmbeddedLog, statement: str, error: Exception, *, first: bool = True) -> None:
+    with log._connections.writing() as connection:
+        log._connections._writer = Stubborn(connection, statement, error, first=first)  # type: ignore[assignment]
+
+
+def test_a_disk_that_is_full_before_the_commit_is_a_storage_error_and_nothing_is_appended(open_embedded: Open) -> None:
+    log = open_embedded()
+    stubborn(log, "INSERT INTO streams", sqlite3.OperationalError("database or disk is full"))
+    with pytest.raises(StorageError, match="nothing was appended"):
+        log.append([record()])
+    assert values(log) == []
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["not committed", "committed"])
+def test_a_commit_that_fails_leaves_open_what_happened_and_resolve_finds_out(folder: Path, first: bool) -> None:
+    backend = EmbeddedLog(folder)
+    with ContextLog(backend) as log:
+        log.context("s").append(HI)
+        stubborn(backend, "COMMIT", sqlite3.OperationalError("disk I/O error"), first=first)
+        with pytest.raises(IndeterminateError) as caught:
+            log.context("s").append([HI, HI], expected_version=1)
+        backend._connections._writer = None
+        assert log.resolve(caught.value).version == 3
+        assert log.context("s").version == 3
+
+
+def test_a_publication_whose_outcome_is_unknown_is_a_storage_error_and_can_be_tried_again(folder: Path) -> None:
+    backend = EmbeddedLog(folder)
+    with ContextLog(backend) as log:
+        stubborn(backend, "COMMIT", sqlite3.OperationalError("disk I/O error"))
+        with pytest.raises(StorageError, match="nothing else was appended"):
+            log.context("s").append(HI)
+        backend._connections._writer = None
+        log.context("s").append(HI)
+        assert log.context("s").version == 1
+
+
+FILL = """
+import resource, signal, sys
+from ctxlog import ContextLog
+from ctxlog.errors import CtxlogError
+from ctxlog.model.events import MessageAppended
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+log = ContextLog.open(f"embedded:{sys.argv[1]}")
+context = log.context("s")
+context.append(MessageAppended(role="user", content="first"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+done = 1
+try:
+    while done < 1000:
+        context.append(MessageAppended(role="user", content="x" * 10_000), expected_version=done)
+        done += 1
+except CtxlogError as error:
+    print(done, type(error).__name__)
+"""
+
+
+def test_a_process_that_runs_out_of_disk_loses_nothing_that_was_acknowledged(folder: Path) -> None:
+    found = subprocess.run([sys.executable, "-c", FILL, folder], capture_output=True, text=True, timeout=120)
+    done, name = found.stdout.split()
+    assert name in ("StorageError", "IndeterminateError"), found.stderr
+    assert int(done) > 3
+    with ContextLog.open(f"embedded:{folder}") as log:
+        assert log.context("s").version in (int(done), int(done) + (name == "IndeterminateError"))
+        log.context("s").append(HI)
+
+
+def test_a_log_whose_file_was_deleted_acknowledges_nothing(open_embedded: Open, folder: Path) -> None:
+    """SQLite goes on writing to a file that has no name any more; what it takes is lost with the process."""
+    log = open_embedded()
+    log.append([record()])
+    shutil.rmtree(folder)
+    with pytest.raises(StorageError):
+        log.append([record()])
+    assert not folder.exists()
+
+
+def test_a_log_whose_file_was_replaced_acknowledges_nothing(open_embedded: Open, folder: Path) -> None:
+    log = open_embedded()
+    log.append([record()])
+    shutil.rmtree(folder)
+    EmbeddedLog(folder).close()
+    with pytest.raises(StorageError):
+        log.append([record()])
+
+
+# Threads and processes
+
+
+def test_many_threads_append_and_read_through_one_log(open_embedded: Open) -> None:
+    log = open_embedded(partitions=2)
+
+    def work(thread: int) -> int:
+        for number in range(20):
+            log.append([record(b"%d-%d" % (thread, number), key=b"%d" % thread, partition=thread % 2)])
+            assert len(list(log.read(thread % 2, 0, 10_000, key=b"%d" % thread))) == number + 1
+        return thread
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(work, range(8))) == list(range(8))
+    for partition in range(2):
+        offsets = [one.offset for one in log.read(partition, 0, 10_000)]
+        assert offsets == list(range(81))
+    for thread in range(8):
+        found = [one.value for one in log.read(thread % 2, 0, 10_000, key=b"%d" % thread)]
+        assert found == [b"%d-%d" % (thread, number) for number in range(20)]
+    assert list(log.problems()) == []
+
+
+def test_wait_returns_when_somebody_appends_and_when_the_time_is_over(open_embedded: Open) -> None:
+    log, other = open_embedded(), open_embedded()
+    assert log.wait(0, 1, 0.0) == 1
+    timer = threading.Timer(0.05, lambda: other.append([record()]))
+    timer.start()
+    assert log.wait(0, 1, 30.0) == 2
+    timer.join()
+    assert log.wait(0, 0, 30.0) == 2
+
+
+def test_closing_while_others_read_ends_in_a_typed_error_and_lets_go_of_the_file(folder: Path) -> None:
+    log = EmbeddedLog(folder)
+    log.append([record()] * 500)
+    begun = threading.Event()
+    seen: list[str] = []
+
+    def read() -> None:
+        try:
+            while True:
+                list(log.read(0, 0, 10_000))
+                begun.set()
+        except LogClosedError:
+            seen.append("closed")
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    begun.wait(30)
+    log.close()
+    for thread in threads:
+        thread.join(30)
+    assert seen == ["closed"] * 3
+    assert log._connections._idle == []
+    for use in (lambda: log.append([record()]), lambda: log.bounds(0), lambda: log.wait(0, 0, 0), lambda: list(log.keys(0))):
+        with pytest.raises(LogClosedError):
+            use()
+
+
+def test_a_forked_child_and_its_parent_both_go_on(open_embedded: Open) -> None:
+    log = open_embedded()
+    log.append([record(b"before")])
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        log.append([record(b"child")])
+        os._exit(len(values(log)) != 2)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    log.append([record(b"parent")])
+    assert values(log) == [b"before", b"child", b"parent"]
+    assert list(log.problems()) == []
+
+
+def test_an_interrupt_inside_an_append_leaves_nothing_of_it_and_the_log_usable(open_embedded: Open) -> None:
+    log = open_embedded()
+    stubborn(log, "INSERT INTO streams", KeyboardInterrupt())  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        log.append([record()])
+    log._connections._writer = log._connections._writer._connection  # type: ignore[union-attr]
+    log.append([record(b"after")])
+    assert values(log) == [b"after"]
+
+
+def test_a_transaction_that_an_interrupt_left_open_is_rolled_back_before_the_next_append(open_embedded: Open) -> None:
+    """Ctrl-C can come between any two steps, also where no `except` is."""
+    log = open_embedded()
+    with log._connections.writing() as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO streams (key) VALUES (x'00')")
+    log.append([record()])
+    assert values(log) == [b"v"]
+    assert b"\x00" not in list(log.keys(0))
