@@ -1,8 +1,8 @@
 """Bodies out of a log: one walk that refuses what is not exactly one datum within the limits, and gives the datum.
 
 fastavro can be made to crash, to spin or to eat gigabytes, ignores bytes after the datum, and takes twice as long as this
-walk together with the scan that it would need before it. So nothing out of a log reaches it; the tests compare what both give.
-No code is made out of a schema: a plan is data, and every step of it takes at least one byte of the body.
+walk together with the scan that it would need before it. So it writes bodies and never reads them; the tests compare what
+both give. No code is made out of a schema: a plan is data, and every step of it takes at least one byte of the body.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ITEMS_MAX = 65_536
 VARINT_BYTES_MAX = 10
 
 # Odd codes are null-or-T: their branch is looked at before anything else, because most are null.
-STRING, OPTIONAL_STRING, LONG, OPTIONAL_LONG, RECORD, OPTIONAL, INT, BOOLEAN, FIXED, ARRAY, MAP = (
+_STRING, _OPTIONAL_STRING, _LONG, _OPTIONAL_LONG, _RECORD, _OPTIONAL, _INT, _BOOLEAN, _FIXED, _ARRAY, _MAP = (
     0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14,
 )  # fmt: skip
 
@@ -43,31 +43,31 @@ def _record_plan(node: dict[str, Any], named: dict[str, Plan]) -> Plan:
 def _step(name: str, node: Any, named: dict[str, Plan]) -> tuple[int, str, Any]:
     match node:
         case "string":
-            return (STRING, name, None)
+            return (_STRING, name, None)
         case "long":
-            return (LONG, name, None)
+            return (_LONG, name, None)
         case "int":
-            return (INT, name, None)
+            return (_INT, name, None)
         case "boolean":
-            return (BOOLEAN, name, None)
+            return (_BOOLEAN, name, None)
         case "float":
-            return (FIXED, name, Struct("<f"))
+            return (_FIXED, name, Struct("<f"))
         case "double":
-            return (FIXED, name, Struct("<d"))
+            return (_FIXED, name, Struct("<d"))
         case str():
-            return (RECORD, name, named[node])
+            return (_RECORD, name, named[node])
         case ["null", "string"]:
-            return (OPTIONAL_STRING, name, None)
+            return (_OPTIONAL_STRING, name, None)
         case ["null", "long"]:
-            return (OPTIONAL_LONG, name, None)
+            return (_OPTIONAL_LONG, name, None)
         case ["null", inner]:
-            return (OPTIONAL, name, (_step(name, inner, named),))
+            return (_OPTIONAL, name, (_step(name, inner, named),))
         case {"type": "array", "items": items}:
-            return (ARRAY, name, (_step("", items, named),))
+            return (_ARRAY, name, (_step("", items, named),))
         case {"type": "map", "values": values}:
-            return (MAP, name, ((STRING, "key", None), _step("value", values, named)))
+            return (_MAP, name, ((_STRING, "key", None), _step("value", values, named)))
         case _:
-            return (RECORD, name, _record_plan(node, named))
+            return (_RECORD, name, _record_plan(node, named))
 
 
 def check(plan: Plan, body: bytes) -> None:
@@ -120,14 +120,14 @@ class _Walk:
                     continue
                 if branch != 2:
                     raise UndecodableError("a union names a branch that it does not have")
-            if code <= OPTIONAL_LONG:
+            if code <= _OPTIONAL_LONG:
                 byte = body[at]
                 if byte < 0x80:
                     at += 1
                     number = (byte >> 1) ^ -(byte & 1)
                 else:
                     number, at = self.long(at)
-                if code > OPTIONAL_STRING:
+                if code > _OPTIONAL_STRING:
                     into[name] = number
                     continue
                 if number < 0:
@@ -135,29 +135,29 @@ class _Walk:
                 end = at + number
                 into[name] = body[at:end].decode()
                 at = end
-            elif code == RECORD:
+            elif code == _RECORD:
                 inner: dict[str, Any] = {}
                 at = self.run(arg, at, inner)
                 into[name] = inner
-            elif code == OPTIONAL:
+            elif code == _OPTIONAL:
                 at = self.run(arg, at, into)
-            elif code == INT:
+            elif code == _INT:
                 number, at = self.long(at)
                 if not -(2**31) <= number < 2**31:
                     raise UndecodableError("an int is out of range")
                 into[name] = number
-            elif code == BOOLEAN:
+            elif code == _BOOLEAN:
                 if body[at] > 1:
                     raise UndecodableError("a boolean is neither 0 nor 1")
                 into[name] = body[at] == 1
                 at += 1
-            elif code == FIXED:
+            elif code == _FIXED:
                 # Every step looks at the body: a schema of nothing but doubles could otherwise walk on for ever.
                 body[at + arg.size - 1]
                 (into[name],) = arg.unpack_from(body, at)
                 at += arg.size
             else:
-                into[name], at = self.blocks(arg, at, keyed=code == MAP)
+                into[name], at = self.blocks(arg, at, keyed=code == _MAP)
         return at
 
     def long(self, at: int) -> tuple[int, int]:
