@@ -179,6 +179,20 @@ def test_a_log_full_of_bombs_is_read_within_bounded_memory_and_means_what_it_mea
     assert (said["problems"], said["version"], said["same"]) == ([], 2, True)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("end", ["", "\\", '"', '"}'], ids=["no end", "half an escape", "an end", "an end of all"])
+@pytest.mark.parametrize("begin", ['"', '{"a":"', '{"'], ids=["text", "value", "member"])
+def test_no_text_in_a_control_record_holds_up_the_opening_of_a_log(begin: str, end: str) -> None:
+    """Every reader takes all control records, void ones too: 1 MiB of escapes must cost no more than other bytes do."""
+    log = MemoryLog()
+    ContextLog(log).context(STREAM).add_message("user", "before")
+    log.append([NewRecord(0, CONTROL_KEY, control("Genesis", begin + '\\"' * (512 * 1024 - 20) + end))])
+    contexts = ContextLog(log)
+    assert [message.content for message in contexts.context(STREAM).state.messages] == ["before"]
+    contexts.context(STREAM).add_message("user", "after")
+    assert contexts.context(STREAM).version == 2
+
+
 def test_the_limits_of_the_attacked_process_can_be_reached() -> None:
     """Otherwise the test above would show nothing."""
     done = subprocess.run(

@@ -13,7 +13,9 @@ from typing import Any, NoReturn
 JSON_NESTING_MAX = 128
 """Arrays and objects inside one another. Part of the log format: a control record beyond it is void."""
 
-_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+# A string that does not end reaches to the end of the text. Were it no match, each quote in it would be tried in turn, and one
+# record would hold up every reader for an hour; possessive, so that the matcher keeps no way back for each escape.
+_TOKENS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def parse_json(text: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from ctxlog.errors import ImportFailedError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
+_STRING_OR_CONSTANT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|NaN|-?Infinity', re.DOTALL)
 
 
 class Number:
