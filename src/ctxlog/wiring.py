@@ -20,7 +20,7 @@ def find_url(url: str | None = None) -> tuple[str, str]:
     """The log's URL and where it comes from: what was given, `CTXLOG_URL`, `log` in `./ctxlog.toml`, or the default.
 
     Raises:
-        LogOpenError: The settings file cannot be read.
+        LogOpenError: The settings file cannot be read, or says something else.
     """
     if url:
         return url, "given"
@@ -29,9 +29,12 @@ def find_url(url: str | None = None) -> tuple[str, str]:
     settings = Path(SETTINGS_FILE)
     if settings.is_file():
         try:
-            found = tomllib.loads(settings.read_text("utf-8")).get("log")
+            content = tomllib.loads(settings.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise LogOpenError(f"{SETTINGS_FILE}: cannot be read: {error}; nothing was opened") from None
+        found, unknown = content.pop("log", None), sorted(content)
+        if unknown:  # A name that is spelled wrong must not be a log that is somewhere else.
+            raise LogOpenError(f"{SETTINGS_FILE}: expected nothing but log, found {', '.join(unknown)}; nothing was opened")
         if isinstance(found, str) and found:
             return found, SETTINGS_FILE
         if found is not None:
@@ -62,4 +65,5 @@ def open_log(url: str | None = None, *, create: bool = True, partitions: int = 1
         from ctxlog.log.memory import MemoryLog
 
         return MemoryLog(partitions), None
-    raise InvalidInputError(f"log {found!r} (from {source}): expected embedded:PATH or memory:; nothing was opened")
+    said = f", from {source}" if url is None else ""
+    raise InvalidInputError(f"log {found!r}{said}: expected embedded:PATH or memory:; nothing was opened")

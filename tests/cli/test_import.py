@@ -73,13 +73,15 @@ def test_a_file_that_differs_fails_naming_the_message_and_the_rest_goes_in(
     assert "secret text" not in done.out + done.err
     shown = program("import", ".", code=1)
     assert "Error: " in shown.err
+    assert "by --agent" in shown.err
+    assert [failure["differs"] for failure in done.json["failed"]] == [False, True]
     assert "broken.json: line 2" in shown.err
     assert program("show", "openai/one", "-o", "json").json["messages"][1]["content"] == "secret text"
 
 
 def test_what_is_no_run_is_ignored_in_a_folder_and_refused_by_name(program: Program) -> None:
     (program.folder / "settings.json").write_text('{"theme": "dark"}')
-    done = program("import", ".")
+    done = program("import", ".", code=1)
     assert "0 files, 0 streams" in done.out
     assert "1 JSON file ignored" in done.err
     assert "no recorded runs of a known format" in program("import", "settings.json", code=1).err

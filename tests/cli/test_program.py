@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.conftest import Program
+from cli.conftest import PROGRAM, Program
 from ctxlog.cli.app import COMMANDS
 
 
@@ -100,6 +100,16 @@ def test_reading_a_log_that_is_not_there_fails_and_creates_nothing(program: Prog
 
 def test_a_name_that_is_nearly_right_is_suggested(refunds: Program) -> None:
     assert "Did you mean 'refunds/1'" in refunds("show", "refund/1", code=1).err
+    assert "a pattern, expected one stream" in refunds("show", "refunds/*", code=1).err
+    assert "no point is taken here; there is 'refunds/1'" in refunds("log", "refunds/1@2", code=1).err
+
+
+def test_a_stream_with_an_at_sign_in_its_name_can_be_asked_for(program: Program) -> None:
+    program("append", "a/me@home", "--message", "user", "x")
+    program("append", "a/me@3", "--message", "user", "x")
+    assert "'a/me@home@latest'" in program("show", "a/me@home", code=2).err
+    assert "'a/me@3@latest'" in program("show", "a/me@3", code=1).err
+    assert program("show", "a/me@3@latest", "-o", "json").json["stream_id"] == "a/me@3"
 
 
 def test_flag_beats_environment_beats_file_beats_default(program: Program) -> None:
@@ -113,6 +123,32 @@ def test_flag_beats_environment_beats_file_beats_default(program: Program) -> No
     assert place("--log", "embedded:by-flag", env={"CTXLOG_URL": "embedded:by-environment"}) == "embedded:by-flag"
     (program.folder / "ctxlog.toml").write_text("log = 5\n")
     assert "ctxlog.toml" in program("streams", code=1).err
+
+
+def test_a_setting_that_is_spelled_wrong_is_no_other_log(program: Program) -> None:
+    (program.folder / "ctxlog.toml").write_text('lgo = "embedded:mine"\n')
+    assert "found lgo" in program("append", "a/1", "--message", "user", "x", code=1).err
+    assert [path.name for path in program.folder.iterdir()] == ["ctxlog.toml"]
+
+
+def test_programs_get_errors_as_an_object_with_coordinates(refunds: Program) -> None:
+    done = refunds("append", "refunds/1", "--fact", "x", "1", "--expected-version", "3", "-o", "json", code=1)
+    error = done.json["error"]
+    assert (error["type"], error["stream_id"], error["actual"]) == ("ConflictError", "refunds/1", 4)
+    assert error["message"] in done.err
+    assert refunds("show", "refunds/9", "-o", "jsonl", code=1).json["error"]["type"] == "UnknownStreamError"
+    assert refunds("show", "refunds/1@9", "-o", "jsonl", code=2).json["error"]["type"] == "PointError"
+
+
+def test_output_that_cannot_be_written_is_a_failure_that_says_so(refunds: Program) -> None:
+    for arguments in (("streams",), ("show", "refunds/1", "-o", "json"), ("verify",)):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [PROGRAM, *arguments], cwd=refunds.folder, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            )
+        assert done.returncode == 1
+        assert "the output cannot be written: No space left on device" in done.stderr
+        assert "fault" not in done.stderr
 
 
 def test_log_and_output_are_taken_before_the_command_and_behind_it(refunds: Program) -> None:

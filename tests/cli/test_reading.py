@@ -164,7 +164,7 @@ def shown_in(descriptor: int, seconds: float = 60.0) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="terminals of other systems end differently")
-@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("columns", [60, 79, 80, 120, 200])
 def test_lines_fit_into_the_terminal(refunds: Program, columns: int) -> None:
     refunds("append", "refunds/1", "--message", "user", "word " * 100 + "漢字" * 40, "--fact", "k", json.dumps("long " * 60))
     from ctxlog.cli.text import width_of

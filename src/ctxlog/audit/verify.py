@@ -111,11 +111,13 @@ def verify_manifest(log: OpenedLog, manifest: Mapping[str, Any]) -> VerifyReport
     given: Any = manifest
     try:
         shown, manifest = given.get("state"), given.get("manifest", given)
-        stream_id, version, log_id, fold_version, _, _ = (manifest[name] for name in _NEEDED)
-    except (KeyError, TypeError, AttributeError):
-        stream_id = version = shown = log_id = fold_version = None
-    if type(stream_id) is not str or type(version) is not int or version < 0:
-        raise InvalidInputError("expected a manifest, as `ctxlog replay -o json` prints it; nothing was checked")
+        missing = [name for name in _NEEDED if name not in manifest]
+        stream_id, version, log_id, fold_version = (manifest.get(name) for name in _NEEDED[:4])
+    except (TypeError, AttributeError):
+        missing, stream_id, version, shown, log_id, fold_version = [], None, None, None, None, None
+    if missing or type(stream_id) is not str or type(version) is not int or version < 0:
+        lacks = f" with {', '.join(missing)}" if missing else ""
+        raise InvalidInputError(f"expected a manifest{lacks}, as `ctxlog replay -o json` prints it; nothing was checked")
     if (log_id, fold_version) != (log.log.log_id, FOLD_VERSION):
         raise InvalidInputError(
             f"the manifest is of log {log_id} and fold {fold_version}, this is log {log.log.log_id} and fold {FOLD_VERSION}; "

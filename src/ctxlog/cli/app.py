@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
-from ctxlog.cli.output import coloured, note
+from ctxlog.cli.output import coloured, note, print_json
 from ctxlog.cli.session import Session, log_option, output_option
 from ctxlog.errors import CtxlogError, InvalidInputError
 
@@ -120,12 +120,13 @@ class App(click.Group):
             with contextlib.suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         extra.pop("standalone_mode", None)
-        code = self._run(args, prog_name, extra)
+        extra["obj"] = session = Session()
+        code = self._run(args, prog_name, extra, session)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         sys.exit(code)
 
-    def _run(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
+    def _run(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any], session: Session) -> int:
         try:
             result = super().main(args, prog_name or "ctxlog", standalone_mode=False, **extra)
             return result if isinstance(result, int) else 0
@@ -141,18 +142,35 @@ class App(click.Group):
         except click.ClickException as error:
             note(error.format_message(), kind="Error")
             return error.exit_code
-        except InvalidInputError as error:
-            note(str(error), kind="Error")
-            return USAGE
         except CtxlogError as error:
             note(str(error), kind="Error")
+            if not session.people:
+                print_json(_error_of(error), session.output)
+            return USAGE if isinstance(error, InvalidInputError) else FAILED
+        except OSError as error:
+            if error.filename is not None:
+                return _fault(error)
+            _drop_stdout()
+            note(
+                f"the output cannot be written: {error.strerror}. What the command was to do besides, it has done.", kind="Error"
+            )
             return FAILED
         except MemoryError:
             note("out of memory; nothing was changed that was not acknowledged.", kind="Error")
             return FAILED
         except Exception as error:
-            note(f"{_origin(error)}. This is a fault in ctxlog: please report it, with the command and this line.", kind="Error")
-            return FAILED
+            return _fault(error)
+
+
+def _fault(error: Exception) -> int:
+    note(f"{_origin(error)}. This is a fault in ctxlog: please report it, with the command and this line.", kind="Error")
+    return FAILED
+
+
+def _error_of(error: CtxlogError) -> dict[str, Any]:
+    """An error as programs read it: its type, its message, its coordinates."""
+    plain = {name: value for name, value in vars(error).items() if value is None or isinstance(value, str | int)}
+    return {"error": {"type": type(error).__name__, "message": str(error), **plain}}
 
 
 def _accent(text: str, **style: Any) -> str:

@@ -111,7 +111,7 @@ def _call(change: CallChange) -> None:
         said = f"{change.before.status} → {change.after.status}"
     elif change.change == "changed":
         said = "other result"
-    room = value_columns(7 + text.width_of(call.name) + len(said))
+    room = value_columns(8 + text.width_of(call.name) + len(said))
     _row(SIGNS.get(change.change, "~"), f"{text.one_line(call.name)}({text.clip(text.one_line(call.arguments), room)})  {said}")
     if change.change == "changed":
         for sign, side in (("-", change.before), ("+", change.after)):

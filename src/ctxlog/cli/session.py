@@ -65,13 +65,18 @@ class Opened:
         from ctxlog.replay.summaries import matching
 
         names = matching(self.log)
+        if any(char in stream_id for char in "*?[") and matching(self.log, stream_id):
+            return f"stream {stream_id!r}: a pattern, expected one stream. `ctxlog streams` and `ctxlog replay` take patterns."
+        before, at, _ = stream_id.rpartition("@")
+        if at and before in names:
+            return f"stream {stream_id!r}: there is no such stream, and no point is taken here; there is {before!r}."
         if not names:
             return f"stream {stream_id!r}: {self.log.url} holds no stream yet. `ctxlog import` and `ctxlog append` write some."
         folded = {name.casefold(): name for name in reversed(names)}
         close = [folded[name] for name in get_close_matches(stream_id.casefold(), folded, SUGGESTIONS_MAX)]
         close += [name for name in names if stream_id and stream_id in name and name not in close]
         hint = f"Did you mean {' or '.join(map(repr, close[:SUGGESTIONS_MAX]))}? " if close else ""
-        return f"stream {stream_id!r}: {self.log.url} has no such stream. {hint}`ctxlog streams` lists all {len(names):,}."
+        return f"stream {stream_id!r}: {self.log.url} has no such stream. {hint}`ctxlog streams` lists them."
 
 
 class Session:
@@ -136,6 +141,10 @@ def parse_target(opened: Opened, text: str) -> tuple[str, Point]:
         if opened.has(text):
             raise PointError(f"{error}. The stream {text!r} has an '@' in its name: write '{text}@latest'") from None
         raise
+    if "@" in text and not opened.has(stream_id) and opened.has(text):
+        raise UnknownStreamError(
+            f"stream {stream_id!r}: there is none. The stream {text!r} has an '@' in its name: '{text}@latest'"
+        )
     opened.require(stream_id)
     return stream_id, point
 

@@ -23,6 +23,9 @@ WAIT_SECONDS = 0.5
 TYPE_COLUMNS = 9
 ACTOR_COLUMNS_MAX = 16
 
+NARROW, NARROWER = 80, 60
+"""Columns of a terminal below which the actor, and then the time, give way to what was said."""
+
 
 @click.command(
     "log",
@@ -142,14 +145,15 @@ def _print(entries: Iterator[Entry]) -> None:
         if recorded[:10] != day:
             day = recorded[:10]
             line(paint(f"── {day} UTC " + "─" * (width - 19), dim=True))
-        actor = text.pad(text.clip(actor, ACTOR_COLUMNS_MAX), ACTOR_COLUMNS_MAX)
+        actor = "" if width < NARROW else text.pad(text.clip(actor, ACTOR_COLUMNS_MAX), ACTOR_COLUMNS_MAX) + "  "
+        time = "" if width < NARROWER else recorded[11:23] + "  "
         kind = text.pad(text.clip(kind, TYPE_COLUMNS), TYPE_COLUMNS)
-        used = 5 + 2 + 12 + 2 + TYPE_COLUMNS + 2 + ACTOR_COLUMNS_MAX + 2
+        used = 5 + 2 + len(time) + TYPE_COLUMNS + 2 + text.width_of(actor)
         what = text.clip(what, width - used)
         dim = entry.version is None
         failed = bool(entry.payload.get("failed"))
         line(
-            f"{paint(f'{version:>5}', dim=dim, bold=not dim)}  {paint(recorded[11:23], dim=True)}  "
-            f"{paint(kind, fg='red' if failed else COLOURS.get(kind.strip()) or None, dim=dim)}  {paint(actor, dim=True)}  "
+            f"{paint(f'{version:>5}', dim=dim, bold=not dim)}  {paint(time, dim=True)}"
+            f"{paint(kind, fg='red' if failed else COLOURS.get(kind.strip()) or None, dim=dim)}  {paint(actor, dim=True)}"
             f"{paint(what, dim=dim)}".rstrip()
         )

@@ -10,9 +10,11 @@ from ctxlog.cli.output import line, note, print_json
 from ctxlog.cli.progress import progress
 from ctxlog.cli.session import Session, log_option, output_option
 from ctxlog.cli.text import count, visible
+from ctxlog.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ctxlog.importers import ImportReport
+    from ctxlog.log.protocol import EventLog
 
 FAILED = 1
 
@@ -55,7 +57,10 @@ def import_command(session: Session, paths: tuple[str, ...], format_: str | None
     if format_ is not None and format_ not in FORMATS:
         raise click.UsageError(f"format {format_!r}: expected one of {', '.join(FORMATS)}; nothing was imported.")
     if agent is not None:
-        check_agent_id(agent)
+        try:
+            check_agent_id(agent)
+        except InvalidInputError as error:
+            raise click.UsageError(f"--agent {agent!r}: {str(error).partition(';')[0]}; nothing was imported.") from None
 
     with session.writing() as log, progress("Importing") as step:
         try:
@@ -74,16 +79,18 @@ def import_command(session: Session, paths: tuple[str, ...], format_: str | None
                 "streams": len(report.streams),
                 "events_appended": report.events_appended,
                 "events_skipped": report.events_skipped,
-                "failed": [failure._asdict() for failure in report.failed],
+                "failed": [{**failure._asdict(), "place": failure.place or None} for failure in report.failed],
                 "ignored": list(report.ignored),
             },
             session.output,
         )
-    if report.failed:
+    if report.failed or not report.files:
         click.get_current_context().exit(FAILED)
 
 
 def _print_import(report: ImportReport) -> None:
+    from ctxlog.importers import FORMATS
+
     line(
         f"{count(report.files, 'file')}, {count(len(report.streams), 'stream')}: "
         f"{count(report.events_appended, 'event')} appended, {report.events_skipped:,} there already"
@@ -92,8 +99,13 @@ def _print_import(report: ImportReport) -> None:
         note(str(failure), kind="Error")
     if len(report.failed) > FAILURES_MAX:
         note(f"{count(len(report.failed) - FAILURES_MAX, 'more failure')}; -o json shows all.", kind="Error")
+    if any(failure.differs for failure in report.failed):
+        note(
+            "runs of one name in several files are different runs: import each set of files under a name of its own, by --agent."
+        )
     if report.ignored:
-        note(f"{count(len(report.ignored), 'JSON file')} ignored: no recorded runs of a known format. --format says which it is.")
+        ignored = count(len(report.ignored), "JSON file")
+        note(f"{ignored} ignored: no recorded runs of a known format, as far as one can see ({', '.join(FORMATS)}).")
 
 
 @click.command(
@@ -119,7 +131,7 @@ def copy_command(session: Session, target: str, partitions: int | None) -> None:
         found, snapshots = open_log(target, partitions=partitions or 1)
         try:
             if partitions is not None and found.partitions != partitions:
-                raise click.UsageError(f"{found.url} has {found.partitions} partitions, not {partitions}; nothing was copied.")
+                raise click.UsageError(f"{_partitions(found)}, not {partitions}; nothing was copied.")
             with progress("Copying") as step:
                 try:
                     report = copy_log(opened.log, found, progress=step)
@@ -133,9 +145,14 @@ def copy_command(session: Session, target: str, partitions: int | None) -> None:
     if not session.people:
         print_json(report.to_dict(), session.output)
         return
-    line(f"{report.outcome}: {count(report.copied, 'record')} to {visible(found.url)}, which holds {report.records:,} now")
+    held = f"which holds {report.records:,} now, beside the log's own (genesis, schemas)"
+    line(f"{report.outcome}: {count(report.copied, 'record')} to {visible(found.url)}, {held}")
     if report.undecodable or report.misplaced:
         note(f"left behind: {report.undecodable:,} undecodable and {report.misplaced:,} misplaced, which no reader takes.")
+
+
+def _partitions(log: EventLog) -> str:
+    return f"{log.url} has {count(log.partitions, 'partition')}"
 
 
 @click.command(
@@ -158,9 +175,7 @@ def init_command(session: Session, partitions: int | None) -> None:
         created = True
     try:
         if partitions is not None and log.partitions != partitions:
-            raise click.UsageError(
-                f"{log.url} exists and has {log.partitions} partitions, not {partitions}; nothing was changed."
-            )
+            raise click.UsageError(f"{_partitions(log)}, not {partitions}; nothing was changed.")
         if session.people:
             done = "created" if created else "exists"
             line(f"{done}: {visible(log.url)}, {count(log.partitions, 'partition')}, log {log.log_id}")

@@ -29,14 +29,18 @@ META_BYTES_MAX = 2048
 
 
 class Failure(NamedTuple):
-    """What did not go in. `place` is where in the file; empty where it is the file as a whole."""
+    """What did not go in. `place` is where in the file; empty where it is the file as a whole.
+
+    `differs`: it is sound, and the stream of its name holds something else.
+    """
 
     path: str
     place: str
     reason: str
+    differs: bool
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, self))
+        return ": ".join(filter(None, self[:3]))
 
 
 class Progress(NamedTuple):
@@ -143,7 +147,7 @@ class _Importer:
             else:
                 self._ignored.append(path)
         except ImportFailedError as error:
-            self._failed.append(Failure(path, error.place, error.reason))
+            self._failed.append(_failure(path, error))
         self._files_done += 1
         self._tell(path, None)
 
@@ -156,7 +160,7 @@ class _Importer:
                     raise run
                 stream_id = self._run(known, run)
             except ImportFailedError as error:
-                self._failed.append(Failure(source.path, error.place, error.reason))
+                self._failed.append(_failure(source.path, error))
             self._tell(source.path, stream_id)
 
     def _run(self, known: Format, run: Run) -> str:
@@ -211,17 +215,24 @@ def _held(accepted: Iterator[Accepted], drafts: Sequence[Draft], run: Run, strea
         differing += ["its time"] if event.meta["occurred_at"] != draft.occurred_at else []
         if differing or index != held:
             what = ", ".join(differing) or "its place"
-            raise ImportFailedError(
-                f"differs from what stream {stream_id!r} holds at version {version} ({what}). {_ADVICE}",
+            raise _DiffersError(
+                f"differs from what stream {stream_id!r} holds at version {version} ({what}); nothing of this run was added",
                 run.place_of(draft.message),
             )
         held += 1
     if others and not held and drafts:
-        raise ImportFailedError(f"stream {stream_id!r} holds other events and not this run's. {_ADVICE}", run.place_of(0))
+        raise _DiffersError(
+            f"stream {stream_id!r} holds other events and not this run's; nothing of this run was added", run.place_of(0)
+        )
     return held
 
 
-_ADVICE = "Nothing of this run was added. If it is another run, import it under another agent (--agent)."
+class _DiffersError(ImportFailedError):
+    """A run is not the one that its stream holds."""
+
+
+def _failure(path: str, error: ImportFailedError) -> Failure:
+    return Failure(path, error.place, error.reason, isinstance(error, _DiffersError))
 
 
 def _batches(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:

@@ -46,7 +46,9 @@ def check_agent_id(agent_id: str) -> str:
     """Return `agent_id` if a writer may use it. Raises `InvalidInputError`."""
     check_id("agent id", agent_id)
     if "/" in agent_id or agent_id in RESERVED_AGENTS:
-        raise InvalidInputError("agent id: holds no '/', and is neither 'shared' nor 'decisions'; nothing was appended")
+        raise InvalidInputError(
+            "agent id: expected a name without '/', other than 'shared' and 'decisions'; nothing was appended"
+        )
     return agent_id
 
 
