@@ -1,9 +1,13 @@
-"""Selections: which part of a context a model gets to see, and the part itself."""
+"""Selections: which part of a context a model gets to see, and the part itself.
+
+Providers refuse a request in which a call is not followed by its result, or a result does not follow its call. So a call
+and its result are shown together or not at all, and a selection counts what is shown.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,9 +25,9 @@ class Selection:
     Attributes:
         max_messages: The newest messages, at most so many. A tool result whose call falls outside is left out, because
             providers refuse it.
-        scopes: Only what was written for one of these scopes.
+        scopes: Only what was written for one of these scopes, results of calls included.
         fact_prefixes: Only facts whose key begins with one of these.
-        max_tokens: The newest messages that fit, by the token counter.
+        max_tokens: The newest messages that fit as a model gets to see them, by the token counter.
     """
 
     max_messages: int | None = None
@@ -61,9 +65,9 @@ class Window:
         stream_id, version, chain_head: The state that it was selected from.
         messages: Oldest first.
         facts: By key, without those expired at `judged_at`.
-        tool_calls: The calls that the messages ask for or answer, by id.
+        tool_calls: The calls that the messages ask for or answer, by id; without a result that other scopes may not see.
         judged_at: The instant at which expiry was judged, µs since 1970 UTC.
-        tokens: Tokens of the messages, by `token_counter`.
+        tokens: Tokens of the messages as `as_openai` shows them, by `token_counter`.
     """
 
     stream_id: str
@@ -77,27 +81,76 @@ class Window:
     token_counter: str
 
     def as_openai(self) -> list[dict[str, Any]]:
-        """The messages in the form of OpenAI's chat completions, calls and results included. Facts are not among them."""
-        return [self._openai(message) for message in self.messages]
+        """The messages in the form of OpenAI's chat completions, calls and results included. Facts are not among them.
 
-    def _openai(self, message: Message) -> dict[str, Any]:
-        content: Any = message.content
-        if message.redacted_by is not None:
-            content = REDACTED
-        elif message.parts is not None:
-            content = _list_of_parts(message.parts) or message.parts  # Providers take a list of parts, or text.
-        out: dict[str, Any] = {"role": message.role, "content": content}
-        if message.name is not None:
-            out["name"] = message.name
-        calls = [(call_id, self.tool_calls[call_id]) for call_id in message.tool_calls if call_id in self.tool_calls]
+        The API takes a call only where its result follows directly, and a result only where it follows its call. So:
+
+        - a result stands directly after the message that asked for it, before what was said in between;
+        - a call that has no result here (it is still open, or the result was not selected) is left out, and with it a
+          message that holds nothing else;
+        - a call that no message asked for stands in an assistant message of its own, before its result;
+        - of several results of one call, as after a retry, the newest counts;
+        - a message of role `tool` that answers no known call is left out.
+
+        `messages` and `tool_calls` have what is left out here.
+        """
+        return [shown for turn in _turns(self.messages, self.tool_calls) for shown in turn.as_openai()]
+
+
+class _Turn(NamedTuple):
+    """A message and the results that it brought, as they are shown together. No message: a call that none asked for."""
+
+    first: int
+    message: Message | None
+    answered: dict[str, tuple[ToolCall, Message]]
+
+    def as_openai(self) -> Iterator[dict[str, Any]]:
+        message = self.message
+        order = self.answered if message is None else [call_id for call_id in message.tool_calls if call_id in self.answered]
+        calls = [(call_id, *self.answered[call_id]) for call_id in order]
+        if message is not None and message.role == "assistant" and message.tool_calls and not calls and not _text(message):
+            return
+        out: dict[str, Any] = {"role": "assistant", "content": None} if message is None else _openai(message)
         if calls:
+            out["content"] = out["content"] or None
             out["tool_calls"] = [
                 {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call_id, call in calls
+                for call_id, call, _ in calls
             ]
-        if message.tool_call_id is not None:
-            out["tool_call_id"] = message.tool_call_id
-        return out
+        yield out
+        for call_id, _, result in calls:
+            yield {**_openai(result), "tool_call_id": call_id}
+
+    def tokens(self, counter: TokenCounter) -> int:
+        """Tokens of all that is shown."""
+        texts = [] if self.message is None else [_text(self.message)]
+        for call, result in self.answered.values():
+            texts += (call.name, call.arguments, _text(result))
+        return sum(counter.count(text) for text in texts if text)
+
+
+def _turns(messages: Sequence[Message], calls: Mapping[str, ToolCall]) -> list[_Turn]:
+    """What is shown of the messages, by where it begins among them."""
+    newest = {message.tool_call_id: message.id for message in messages if message.role == "tool"}
+    turns: list[_Turn] = []
+    asked: dict[str, _Turn] = {}
+    for index, message in enumerate(messages):
+        if message.role != "tool":
+            turn = _Turn(index, message, {})
+            turns.append(turn)
+            if message.role == "assistant":  # Nobody else may ask, by the API; a call that points elsewhere stands alone.
+                asked.update((call_id, turn) for call_id in message.tool_calls)
+            continue
+        call_id = message.tool_call_id
+        call = None if call_id is None else calls.get(call_id)
+        if call_id is None or call is None or newest[call_id] != message.id:
+            continue
+        asking = asked.get(call_id)
+        if asking is None:
+            asking = _Turn(index, None, {})
+            turns.append(asking)
+        asking.answered[call_id] = call, message
+    return turns
 
 
 def select(state: ContextState, selection: Selection, *, judged_at: int, counter: TokenCounter = APPROXIMATE_TOKENS) -> Window:
@@ -110,19 +163,27 @@ def select(state: ContextState, selection: Selection, *, judged_at: int, counter
         counter: Counts tokens.
     """
     scopes = None if selection.scopes is None else frozenset(selection.scopes)
-    messages = [message for message in state.messages if scopes is None or message.scope in scopes]
+    calls, messages = state.tool_calls, list(state.messages)
+    if scopes is not None:
+        messages = [message for message in messages if message.scope in scopes]
+        hidden = {message.id for message in state.messages if message.scope not in scopes}
+        calls = {
+            call_id: call._replace(result=None, result_parts=None) if call.result_id in hidden else call
+            for call_id, call in calls.items()
+            if call.scope in scopes
+        }
     if selection.max_messages is not None:
         messages = messages[len(messages) - min(len(messages), selection.max_messages) :]
-    sizes = [_tokens(message, state, counter) for message in messages]
-    if selection.max_tokens is not None:
-        while messages and sum(sizes) > selection.max_tokens:
-            del messages[0], sizes[0]
-    asked = {call_id for message in messages for call_id in message.tool_calls}
-    kept = [
-        (message, size)
-        for message, size in zip(messages, sizes, strict=True)
-        if message.tool_call_id is None or message.tool_call_id in asked or not _asked_by_message(state, message.tool_call_id)
-    ]
+    messages = _whole(state, messages, calls)
+    turns = _turns(messages, calls)
+    tokens, first = 0, len(turns)
+    for turn in reversed(turns):
+        size = turn.tokens(counter)
+        if selection.max_tokens is not None and tokens + size > selection.max_tokens:
+            break
+        tokens, first = tokens + size, first - 1
+    if first:
+        messages = _whole(state, messages[turns[first].first if first < len(turns) else len(messages) :], calls)
     facts = {
         key: fact
         for key, fact in state.facts.items()
@@ -130,18 +191,48 @@ def select(state: ContextState, selection: Selection, *, judged_at: int, counter
         and (selection.fact_prefixes is None or key.startswith(tuple(selection.fact_prefixes)))
         and (fact.expires_at is None or fact.expires_at > judged_at)
     }
-    named = asked | {message.tool_call_id for message, _ in kept if message.tool_call_id is not None}
+    named = {call_id for message in messages for call_id in (*message.tool_calls, message.tool_call_id)}
     return Window(
         state.stream_id,
         state.version,
         state.chain_head,
-        tuple(message for message, _ in kept),
+        tuple(messages),
         facts,
-        {call_id: call for call_id, call in state.tool_calls.items() if call_id in named},
+        {call_id: call for call_id, call in calls.items() if call_id in named},
         judged_at,
-        sum(size for _, size in kept),
+        tokens,
         f"{counter.name}:{counter.version}",
     )
+
+
+def _whole(state: ContextState, messages: Sequence[Message], calls: Mapping[str, ToolCall]) -> list[Message]:
+    """The messages without the results whose call was asked for outside of them, or may not be seen."""
+    outside = _asked(state.messages) - _asked(messages) | state.tool_calls.keys() - calls.keys()
+    return [message for message in messages if message.role != "tool" or message.tool_call_id not in outside]
+
+
+def _asked(messages: Sequence[Message]) -> set[str | None]:
+    return {call_id for message in messages if message.role == "assistant" for call_id in message.tool_calls}
+
+
+def _openai(message: Message) -> dict[str, Any]:
+    out = {"role": message.role, "content": _content(message)}
+    return out if message.name is None else {**out, "name": message.name}
+
+
+def _text(message: Message) -> str:
+    """The content as it is counted."""
+    if message.redacted_by is not None:
+        return REDACTED
+    return message.content or "" if message.parts is None else message.parts
+
+
+def _content(message: Message) -> Any:
+    """The content as providers take it: a list of parts, or text."""
+    text = _text(message)
+    if message.redacted_by is not None or message.parts is None:
+        return text
+    return _list_of_parts(text) or text
 
 
 def _list_of_parts(text: str) -> list[Any] | None:
@@ -151,17 +242,3 @@ def _list_of_parts(text: str) -> list[Any] | None:
     except (ValueError, RecursionError):
         return None
     return parts if isinstance(parts, list) else None
-
-
-def _asked_by_message(state: ContextState, call_id: str) -> bool:
-    call = state.tool_calls.get(call_id)
-    return call is not None and call.message_id is not None
-
-
-def _tokens(message: Message, state: ContextState, counter: TokenCounter) -> int:
-    texts = [message.content or "", message.parts or ""]
-    for call_id in message.tool_calls:
-        call = state.tool_calls.get(call_id)
-        if call is not None:
-            texts += (call.name, call.arguments)
-    return sum(counter.count(text) for text in texts if text)
