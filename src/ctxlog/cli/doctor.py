@@ -116,8 +116,7 @@ def _place(folder: Path) -> Iterator[Check]:
     from ctxlog.log.embedded.file import LOG_FILE
 
     if not os.access(folder, os.W_OK | os.X_OK):
-        # SQLite needs it even to read: its lock lies beside the file.
-        yield Check("folder", "failed", f"{folder} cannot be written", "Change its permissions, or run as its owner.")
+        yield Check("folder", "warning", f"{folder} cannot be written", "The log can be read; to append, run as its owner.")
     else:
         file = folder / LOG_FILE
         sizes = sum(part.stat().st_size for part in (file, file.with_name(f"{LOG_FILE}-wal")) if part.exists())

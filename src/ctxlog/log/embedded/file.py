@@ -67,9 +67,10 @@ def link_of(previous: bytes, record: Record) -> bytes:
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
     """A connection with the settings that every connection needs: durable commits, erased bytes overwritten.
 
-    `path` is absolute. Without `create`, a file that is gone is an error; SQLite would put an empty one in its place.
+    `path` is absolute. Without `create`, a file that is gone is an error; SQLite would put an empty one in its place. Where this
+    process may not write, the connection is one for reading.
     """
-    uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
+    uri = f"{path.as_uri()}?{'mode=rwc' if create else _mode(path)}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     # Nothing that a damaged file holds makes reading fail in SQLite's words, which would quote it.
     connection.text_factory = _text
@@ -84,6 +85,14 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _mode(path: Path) -> str:
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return "mode=rw"
+    # Even a reader takes locks, in files beside the log that only a writer can make. While a writer has the log open they are
+    # there. Where there is none, nothing is in them, and the file can be read without locks.
+    return "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
 
 
 def create(path: Path, partitions: int) -> None:

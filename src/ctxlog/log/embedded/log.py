@@ -140,6 +140,8 @@ class EmbeddedLog:
             return LogBusyError(
                 f"{self.folder}: another process wrote for longer than {file.BUSY_SECONDS:.0f} s; {done}. Try again."
             )
+        if "readonly" in str(error):
+            return StorageError(f"{self.folder}: this process may read the log and not write it; {done}.")
         return StorageError(f"{self.folder}: {error}; {done}. Check the disk and try again.")
 
     def bounds(self, partition: int) -> Bounds:
