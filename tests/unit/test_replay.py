@@ -15,7 +15,7 @@ from ctxlog.core.digests import chain_start, state_digest
 from ctxlog.errors import BelowHorizonError, NewerEventError, PointError
 from ctxlog.log.memory import MemoryLog
 from ctxlog.log.protocol import Bounds
-from ctxlog.model.events import ContextRead, DecisionRecorded, FactSet, StreamRead
+from ctxlog.model.events import FactSet
 from ctxlog.model.points import AtVersion, Latest
 from ctxlog.replay.replayer import Replayer
 from writing import Wrapped, foreign, group, publish, raw
@@ -208,35 +208,6 @@ def test_the_chain_head_ties_the_accepted_events_together(log: ContextLog, clock
     for accepted in context.accepted():
         head = hashlib.sha256(head + accepted.event.digest).digest()
         assert context.replay(accepted.version).manifest.chain_head == head.hex()
-
-
-# Decisions
-
-
-def decide(log: ContextLog, reads: list[tuple[str, int]], decision_id: str, agent: str = "refunds") -> None:
-    receipts = log.context(f"decisions/{agent}")
-    ids = []
-    for stream_id, version in reads:
-        read = StreamRead(stream_id=stream_id, version=version, chain_head="0" * 64)
-        event = ContextRead(selection="{}", streams=(read,), judged_at=1, selection_digest="0" * 64)
-        ids.append(receipts.append(event).event_id)
-    receipts.append(DecisionRecorded(decision_id=decision_id, kind="refund", reads=tuple(ids)))
-
-
-def test_a_decision_names_the_version_that_it_had_read(log: ContextLog, clock: Ticking) -> None:
-    context = filled(log, clock)
-    decide(log, [("a/b", 3), ("a/b", 1), ("other", 9)], "d-1")
-    decide(log, [("a/b", 4)], "d-2")
-    decide(log, [("a/b", 2)], "d-3", agent="someone-else")
-    found = {decision: context.replay(f"decision:{decision}").state.version for decision in ("d-1", "d-2", "d-3")}
-    assert found == {"d-1": 3, "d-2": 4, "d-3": 2}
-
-
-def test_a_decision_that_did_not_read_the_stream_is_no_point_of_it(log: ContextLog, clock: Ticking) -> None:
-    filled(log, clock)
-    decide(log, [("other", 1)], "d-1")
-    with pytest.raises(PointError, match="did not read"):
-        log.context("a/b").replay("decision:d-1")
 
 
 # What cannot be folded

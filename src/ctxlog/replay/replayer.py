@@ -21,7 +21,7 @@ from ctxlog.model.points import AtCut, AtDecision, AtEvent, AtOccurred, AtOffset
 from ctxlog.model.records import CONTROL_KEY, Accepted, EventRecord, Position, Record, Rejected
 from ctxlog.model.state import ContextState, Parent
 from ctxlog.replay.cuts import read_cut
-from ctxlog.replay.decisions import version_read
+from ctxlog.replay.decisions import Reading, version_read
 from ctxlog.replay.manifest import Manifest, Replay
 from ctxlog.replay.reader import LogReader
 from ctxlog.replay.snapshots import SNAPSHOT_BYTES, SNAPSHOT_EVENTS, Chunks, Snapshot, SnapshotStore
@@ -71,6 +71,7 @@ class Replayer:
         """
         end = self.end(stream_id)
         version, offset_end, time_us = None, end, None
+        reading: Reading | None = None
         match at:
             case AtVersion(number):
                 version = number
@@ -80,7 +81,10 @@ class Replayer:
                 offset_end = offset + 1
             case AtTime(instant):
                 time_us = instant
-            case AtOccurred() | AtEvent() | AtDecision() | AtCut():
+            case AtDecision(decision_id):
+                reading = version_read(self, stream_id, decision_id)
+                version = reading.version
+            case AtOccurred() | AtEvent() | AtCut():
                 version = self._version_at(stream_id, at, end)
             case Latest():
                 pass
@@ -89,6 +93,8 @@ class Replayer:
         fold = cursor.fold
         if version is not None and fold.version < version:
             raise PointError(f"stream {stream_id!r} is at version {fold.version}; there is no version {version}")
+        if reading is not None:
+            reading.check(stream_id, fold.head.hex())
         if isinstance(at, AtCut):
             read_cut(at.path, self.log.log_id).check(stream_id, fold.version, fold.head.hex())
         provisional = isinstance(at, AtTime) and not self._has_later(stream_id, at.time_us, end)
@@ -220,7 +226,7 @@ class Replayer:
         snapshot = Snapshot(cursor.fold, record.offset, cursor.time_max, _fingerprint(record), held, cursor.chunks)
         cursor.chunks = self._snapshots.save(self.log.log_id, snapshot)
 
-    def _version_at(self, stream_id: str, at: AtOccurred | AtEvent | AtDecision | AtCut, end: int) -> int:
+    def _version_at(self, stream_id: str, at: AtOccurred | AtEvent | AtCut, end: int) -> int:
         match at:
             case AtOccurred(instant):
                 version = 0
@@ -234,8 +240,6 @@ class Replayer:
                     if accepted.event.meta["event_id"] == event_id:
                         return accepted.version
                 raise PointError(f"{at}: stream {stream_id!r} has no accepted event with this id")
-            case AtDecision(decision_id):
-                return version_read(self, stream_id, decision_id)
             case AtCut(path):
                 return read_cut(path, self.log.log_id).version(stream_id)
 
