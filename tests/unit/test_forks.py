@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from ctxlog import ContextLog
@@ -9,6 +12,7 @@ from ctxlog.errors import ConflictError, InvalidInputError, LineageError, PointE
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import FactSet, MessageAppended
 from ctxlog.replay.replayer import LINEAGE_MAX
+from ctxlog.replay.snapshots import SnapshotStore
 from writing import publish, raw
 
 HI = MessageAppended(role="user", content="hi")
@@ -18,6 +22,15 @@ HI = MessageAppended(role="user", content="hi")
 def memory() -> ContextLog:
     """A log of three partitions, so that parent and fork lie apart."""
     return ContextLog(MemoryLog(3))
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ContextLog]:
+    """A log of three partitions that keeps a snapshot after every record."""
+    monkeypatch.setattr("ctxlog.replay.replayer.SNAPSHOT_EVENTS", 1)
+    store = SnapshotStore(tmp_path / "cache.sqlite")
+    yield ContextLog(MemoryLog(3), store)
+    store.close()
 
 
 def texts(log: ContextLog, stream_id: str, at: str | int = "latest") -> list[str | None]:
@@ -138,6 +151,63 @@ def test_64_levels_of_forks_are_composed_and_one_more_is_refused_before_it_is_wr
     fork_record(memory, "foreign", f"s{LINEAGE_MAX}", 2, context.chain_head)
     with pytest.raises(LineageError, match="64 levels"):
         memory.context("foreign").replay()
+
+
+def answer(log: ContextLog, stream_id: str) -> object:
+    """The state of a stream, or the error that is there instead."""
+    try:
+        return log.context(stream_id).replay().state.to_dict()
+    except LineageError as error:
+        return str(error)
+
+
+def test_the_levels_of_forks_are_counted_through_a_snapshot_too(cached: ContextLog) -> None:
+    """A snapshot holds what was inherited, so nobody need look at the parent; the answer must be the one without it."""
+    context = cached.context("s0")
+    context.add_message("user", "0")
+    for level in range(1, LINEAGE_MAX + 1):
+        context = context.fork(f"s{level}")
+        _ = context.state
+        if level > 20:
+            assert cached.snapshots is not None
+            assert cached.snapshots.versions(cached.log.log_id, f"s{level}") == [1]
+    with pytest.raises(LineageError, match="64 levels"):
+        context.fork("one-more")
+    assert "one-more" not in cached.matching()
+    fork_record(cached, "foreign", context.stream_id, 1, context.chain_head)
+    fork_record(cached, "beyond", "foreign", 1, cached.context("foreign").chain_head, "g")
+    plain = ContextLog(cached.log)
+    for stream_id in (context.stream_id, "foreign", "beyond"):
+        assert answer(ContextLog(cached.log, cached.snapshots), stream_id) == answer(plain, stream_id)
+    assert "64 levels" in str(answer(cached, "foreign"))
+
+
+def test_a_circle_of_forks_is_seen_through_a_snapshot_too(cached: ContextLog) -> None:
+    cached.context("a").append(HI)
+    fork = cached.context("a").fork("b").fork("c")
+    fork.append(HI)
+    _ = fork.state
+    for log in (ContextLog(cached.log), ContextLog(cached.log, cached.snapshots)):
+        with pytest.raises(LineageError, match="cycle"):
+            log.context("c").fork("a")
+
+
+def test_a_snapshot_of_a_fork_is_not_used_where_the_log_has_lost_the_parent(cached: ContextLog) -> None:
+    """Parent and fork may lie in different partitions, and one of them may have been restored from an older copy."""
+    parent = cached.context("p")
+    parent.append_each([(HI, {})] * 3)
+    fork = parent.fork("q")
+    fork.append(HI)
+    _ = fork.state
+    backend = cached.log
+    assert isinstance(backend, MemoryLog)
+    lost = cached.replayer.reader.partition("p")
+    assert lost != cached.replayer.reader.partition("q")
+    del backend._records[lost][-1]
+    expected = answer(ContextLog(backend), "q")
+    assert "is at version 2" in str(expected)
+    for _ in range(2):
+        assert answer(ContextLog(backend, cached.snapshots), "q") == expected
 
 
 def test_a_fork_before_its_parent_exists_has_no_state_until_the_parent_does(memory: ContextLog) -> None:

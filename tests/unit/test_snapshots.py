@@ -14,6 +14,7 @@ from ctxlog.core.arbitration import Arbiter
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import FactSet, MessageAppended, ToolCalled, ToolReturned
 from ctxlog.model.points import AtOffset, AtTime, AtVersion, Latest
+from ctxlog.model.records import NewRecord, Origin
 from ctxlog.replay.replayer import Replayer
 from ctxlog.replay.snapshots import SnapshotStore
 from writing import group, publish, raw
@@ -275,6 +276,44 @@ def test_a_cache_of_another_log_is_not_used(backend: MemoryLog, store: SnapshotS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ctxlog.replay.reader.LogReader.__init__", trusting)
         assert through(other, store)[:2] == through(other, None)[:2]
+
+
+def rewound(backend: MemoryLog, to: int, seconds: int) -> None:
+    """Restore the log from a copy of its first records, and write the same bytes again, some seconds later."""
+    lost = backend._records[0][to:]
+    del backend._records[0][to:]
+    backend._clock = lambda: lost[-1].recorded_at + seconds * 1000
+    backend.append([NewRecord(0, record.key or b"", record.value or b"", record.origin) for record in lost])
+
+
+def test_a_snapshot_of_a_log_that_was_rewound_and_written_again_is_not_used(backend: MemoryLog, store: SnapshotStore) -> None:
+    """Imports write the same bytes again, at the same offsets; only the times tell."""
+    before = through(backend, store)[0]["manifest"]["recorded_at"]
+    rewound(backend, 30, seconds=5)
+    between = AtTime((before + 2500) * 1000)
+    for at in (between, Latest(), AtVersion(30)):
+        assert through(backend, store, at)[:2] == through(backend, None, at)[:2]
+    assert through(backend, store)[0]["manifest"]["recorded_at"] > before
+    assert verify(ContextLog(backend, store)).notes == []
+
+
+def test_in_a_log_that_was_rewound_the_snapshots_before_that_are_used_and_the_others_made_again(
+    backend: MemoryLog, store: SnapshotStore
+) -> None:
+    through(backend, store)
+    kept = versions_of(backend, store)
+    rewound(backend, len(backend._records[0]) - 8, seconds=5)
+    assert [through(backend, store)[2] for _ in range(2)] == kept[-2:]
+
+
+def test_a_copy_of_a_record_from_elsewhere_is_not_the_record(backend: MemoryLog, store: SnapshotStore) -> None:
+    """The origin of a record says when it was written first, and questions of time go by that."""
+    through(backend, store)
+    last = versions_of(backend, store)[-1]
+    for index, record in enumerate(backend._records[0]):
+        origin = Origin("elsewhere", 0, record.offset, record.recorded_at + 7)
+        backend._records[0][index] = record._replace(origin=origin) if record.key == b"s" else record
+    assert through(backend, store, AtVersion(last))[:2] == through(backend, None, AtVersion(last))[:2]
 
 
 def trusting(self: object, log: MemoryLog) -> None:

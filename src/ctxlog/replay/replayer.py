@@ -8,7 +8,6 @@ The end is an offset below the partition's end, or the first record that is too 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 from ctxlog.codec.schemas import shipped
 from ctxlog.core.arbitration import RULES, Arbiter
@@ -24,7 +23,7 @@ from ctxlog.replay.cuts import read_cut
 from ctxlog.replay.decisions import Reading, version_read
 from ctxlog.replay.manifest import Manifest, Replay
 from ctxlog.replay.reader import LogReader
-from ctxlog.replay.snapshots import SNAPSHOT_BYTES, SNAPSHOT_EVENTS, Chunks, Snapshot, SnapshotStore
+from ctxlog.replay.snapshots import SNAPSHOT_BYTES, SNAPSHOT_EVENTS, Ancestor, Chunks, Snapshot, SnapshotStore
 
 LINEAGE_MAX = 64
 """Forks of forks that are composed. Part of the fold's meaning."""
@@ -36,10 +35,11 @@ Seen = Callable[[Sequence[Outcome], int], None]
 class StreamCursor:
     """One stream's fold with the place in the log that it has reached; `Replayer.advance` moves it on."""
 
-    __slots__ = ("bytes_since", "chunks", "events_since", "fold", "next_offset", "started_from", "time_max")
+    __slots__ = ("ancestors", "bytes_since", "chunks", "events_since", "fold", "next_offset", "started_from", "time_max")
 
-    def __init__(self, fold: StreamFold) -> None:
+    def __init__(self, fold: StreamFold, ancestors: list[Ancestor] | None = None) -> None:
         self.fold = fold
+        self.ancestors = [] if ancestors is None else ancestors
         self.next_offset = 0
         self.started_from = 0
         self.time_max = -1
@@ -114,15 +114,22 @@ class Replayer:
         lineage: tuple[str, ...] = (),
     ) -> StreamCursor:
         """A cursor at the latest snapshot within the limits, or at the beginning. Nothing is read on yet."""
-        cursor = StreamCursor(self._new_fold(stream_id, stop_version, lineage))
+        cursor = self._new_cursor(stream_id, stop_version, lineage)
         if self._snapshots is None or cursor.fold.done:
             return cursor
         time_max = None if time_us is None else time_us // 1000
-        snapshot = self._snapshots.load(self.log.log_id, cursor.fold, end=end, version_max=stop_version, time_max=time_max)
-        if snapshot is None:
-            return cursor
-        if not self._hold_again(stream_id, snapshot):
-            return StreamCursor(self._new_fold(stream_id, stop_version, lineage))
+        while True:
+            snapshot = self._snapshots.load(self.log.log_id, cursor.fold, end=end, version_max=stop_version, time_max=time_max)
+            if snapshot is None:
+                return cursor
+            if self._hold_again(stream_id, snapshot):
+                break
+            # Of records that the log does not have any more. It would stand before good ones for ever.
+            self._snapshots.drop(self.log.log_id, stream_id, cursor.fold.version)
+            cursor = self._new_cursor(stream_id, stop_version, lineage)
+        if not _composes(snapshot.ancestors, (*lineage, stream_id)):
+            return self._new_cursor(stream_id, stop_version, lineage)  # From the beginning comes the error, in its own words.
+        cursor.ancestors[:] = snapshot.ancestors
         cursor.next_offset, cursor.time_max, cursor.chunks = snapshot.offset + 1, snapshot.time_max, snapshot.chunks
         cursor.started_from = cursor.fold.version
         cursor.fold.done = cursor.fold.version == stop_version
@@ -183,11 +190,13 @@ class Replayer:
         Raises:
             LineageError: The parent is not what the fork says, or the forks form a cycle or go too deep.
         """
+        return self._at_parent(parent, lineage).fold.state()
+
+    def _at_parent(self, parent: Parent, lineage: tuple[str, ...]) -> StreamCursor:
         where = f"stream {lineage[-1]!r} goes on from {parent.stream_id!r}@{parent.version}" if lineage else str(parent)
-        if parent.version and parent.stream_id in lineage:
-            raise LineageError(f"{where}: the forks form a cycle; no state can be made.")
-        if len(lineage) > LINEAGE_MAX:
-            raise LineageError(f"{where}: the forks go deeper than {LINEAGE_MAX} levels; no state can be made.")
+        refused = _refused(parent.stream_id, parent.version, lineage)
+        if refused is not None:
+            raise LineageError(f"{where}: the forks {refused}; no state can be made.")
         end = self.end(parent.stream_id)
         cursor = self.open(parent.stream_id, end=end, stop_version=parent.version, lineage=lineage)
         self.advance(cursor, end)
@@ -195,17 +204,27 @@ class Replayer:
             raise LineageError(f"{where}: that stream is at version {cursor.fold.version}; no state can be made.")
         if cursor.fold.head.hex() != parent.chain_head:
             raise LineageError(f"{where}: its chain head there is another than the fork says; no state can be made.")
-        return cursor.fold.state()
+        return cursor
 
-    def _new_fold(self, stream_id: str, stop_version: int | None, lineage: tuple[str, ...]) -> StreamFold:
-        return StreamFold(
-            stream_id, parent_state=partial(self.state_at, lineage=(*lineage, stream_id)), stop_version=stop_version
-        )
+    def _new_cursor(self, stream_id: str, stop_version: int | None, lineage: tuple[str, ...]) -> StreamCursor:
+        ancestors: list[Ancestor] = []
+
+        def parent_state(parent: Parent) -> ContextState:
+            above = self._at_parent(parent, (*lineage, stream_id))
+            state = above.fold.state()
+            if self._snapshots is not None:
+                offset = above.fold.effect_offset
+                ancestor = Ancestor(parent.stream_id, parent.version, offset, self._fingerprint_at(parent.stream_id, offset))
+                ancestors[:] = (ancestor, *above.ancestors)
+            return state
+
+        return StreamCursor(StreamFold(stream_id, parent_state=parent_state, stop_version=stop_version), ancestors)
 
     def _hold_again(self, stream_id: str, snapshot: Snapshot) -> bool:
         """Check that the snapshot belongs to this log's records, and read what its open appends hold."""
-        last = next(self.reader.records(stream_id, snapshot.offset, snapshot.offset + 1), None)
-        if last is None or _fingerprint(last[0]) != snapshot.record:
+        if self._fingerprint_at(stream_id, snapshot.offset) != snapshot.record:
+            return False
+        if any(self._fingerprint_at(above.stream_id, above.offset) != above.record for above in snapshot.ancestors):
             return False
         arbiter = snapshot.fold.arbiter
         for append_id, count, offsets in snapshot.held:
@@ -215,15 +234,23 @@ class Replayer:
             arbiter.hold(append_id, count, [event for event in events if isinstance(event, EventRecord)])
         return True
 
+    def _fingerprint_at(self, stream_id: str, offset: int) -> str:
+        found = next(self.reader.records(stream_id, offset, offset + 1), None)
+        return _fingerprint(found[0]) if found is not None else ""
+
     def _save(self, cursor: StreamCursor, record: Record) -> None:
         cursor.events_since = cursor.bytes_since = 0
         if self._snapshots is None or cursor.fold.failure is not None:
             return
+        if cursor.fold.evolving.parent is not None and not cursor.ancestors:
+            return  # A cursor made round another one's fold: what it inherits from is not known.
         held = [
             (append_id, opened.count, [event.offset for event in opened.held.values()])
             for append_id, opened in cursor.fold.arbiter.open.items()
         ]
-        snapshot = Snapshot(cursor.fold, record.offset, cursor.time_max, _fingerprint(record), held, cursor.chunks)
+        snapshot = Snapshot(
+            cursor.fold, record.offset, cursor.time_max, _fingerprint(record), held, cursor.ancestors, cursor.chunks
+        )
         cursor.chunks = self._snapshots.save(self.log.log_id, snapshot)
 
     def _version_at(self, stream_id: str, at: AtOccurred | AtEvent | AtCut, end: int) -> int:
@@ -276,4 +303,22 @@ class Replayer:
 
 
 def _fingerprint(record: Record) -> str:
-    return sha256(prefixed(record.key) + prefixed(record.value)).hexdigest()
+    """Digest of a record with its times: a log that was rewound and written again has other ones, be the bytes the same."""
+    times = f"{record.recorded_at} {record.origin or ''}".encode()
+    return sha256(prefixed(record.key) + prefixed(record.value) + times).hexdigest()
+
+
+def _refused(stream_id: str, version: int, lineage: tuple[str, ...]) -> str | None:
+    """Why the last stream of a lineage cannot go on from another one; None where it can."""
+    if version and stream_id in lineage:
+        return "form a cycle"
+    return f"go deeper than {LINEAGE_MAX} levels" if len(lineage) > LINEAGE_MAX else None
+
+
+def _composes(ancestors: Sequence[Ancestor], lineage: tuple[str, ...]) -> bool:
+    """Whether a fold from the beginning would go through these ancestors too, without a cycle and not too deep."""
+    for above in ancestors:
+        if _refused(above.stream_id, above.version, lineage):
+            return False
+        lineage = (*lineage, above.stream_id)
+    return True

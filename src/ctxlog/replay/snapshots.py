@@ -30,7 +30,7 @@ SNAPSHOT_BYTES = 1024 * 1024
 """… or after records of this many bytes, so that few large events are bounded too."""
 
 CHUNK_ITEMS = 256
-FORMAT = 1
+FORMAT = 2
 
 T = TypeVar("T")
 
@@ -44,10 +44,21 @@ CREATE TABLE IF NOT EXISTS snapshots (
 """
 
 
+class Ancestor(NamedTuple):
+    """A stream that a fork goes on from, directly or not: the version, and the record at which it took effect there."""
+
+    stream_id: str
+    version: int
+    offset: int
+    record: str
+
+
 class Snapshot(NamedTuple):
     """A fold as it stood after the record at `offset`.
 
-    `record` is the digest of that record's key and value, `time_max` the latest time of all records up to it (ms), `held` the
+    `record` is the fingerprint of that record: it vouches for those before it too, because a log that was rewound gives other
+    times to what is written again. `ancestors` are a fork's parent, its parent, and so on: whoever goes on from this stream
+    counts their levels. `time_max` the latest time of all records up to it (ms), `held` the
     offsets of the records that open appends hold, by append id with the append's count. `chunks` is what the next snapshot
     builds on.
     """
@@ -57,6 +68,7 @@ class Snapshot(NamedTuple):
     time_max: int
     record: str
     held: list[tuple[str, int, list[int]]]
+    ancestors: Sequence[Ancestor]
     chunks: Chunks
 
 
@@ -97,6 +109,7 @@ class SnapshotStore:
                 "forgotten": fold.arbiter.forgotten,
                 "record": snapshot.record,
                 "held": snapshot.held,
+                "ancestors": snapshot.ancestors,
                 "sections": {name: [digest for _, digest in parts.values()] for name, parts in chunks.items()},
             }
         ).encode()
@@ -163,6 +176,16 @@ class SnapshotStore:
 
         return self._use(read) or []
 
+    def drop(self, log_id: str, stream_id: str, version: int) -> None:
+        """Forget a snapshot."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM snapshots WHERE log_id = ? AND stream_id = ? AND version = ?", (log_id, stream_id, version)
+            )
+
+        self._use(write)
+
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
@@ -217,6 +240,7 @@ class SnapshotStore:
             first = data["forgotten"] // CHUNK_ITEMS if name == "decided" else 0
             lists[name] = [item for part in parts for item in part]
             chunks[name] = {first + i: (part, digest) for i, (part, digest) in enumerate(zip(parts, digests, strict=True))}
+        ancestors = [Ancestor(*above) for above in data["ancestors"]]
         _, _, version, _, _, offset, time_max = row
         head = bytes.fromhex(data["head"])
         fold.arbiter.restore(version, head, dict(lists["targets"]), lists["decided"], data["forgotten"])
@@ -231,7 +255,7 @@ class SnapshotStore:
         fold.version, fold.head, fold.offset, fold.rejected = version, head, offset, data["rejected"]
         fold.effect_offset, fold.effect_time = data["effect"]
         held = [(append_id, count, offsets) for append_id, count, offsets in data["held"]]
-        return Snapshot(fold, offset, time_max, data["record"], held, chunks)
+        return Snapshot(fold, offset, time_max, data["record"], held, ancestors, chunks)
 
     def _fetch(self, connection: sqlite3.Connection, digest: str) -> list[Any]:
         (data,) = connection.execute("SELECT data FROM chunks WHERE digest = ?", (bytes.fromhex(digest),)).fetchone()
