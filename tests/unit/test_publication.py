@@ -11,7 +11,7 @@ from ctxlog.codec.control import Control, encode_control, genesis, schema_publis
 from ctxlog.codec.schemas import shipped
 from ctxlog.errors import IntegrityError, StorageError
 from ctxlog.log.memory import MemoryLog
-from ctxlog.log.protocol import OutcomeUnknownError
+from ctxlog.log.protocol import Bounds, OutcomeUnknownError
 from ctxlog.log.publication import Publisher
 from ctxlog.model.records import CONTROL_KEY, NewRecord, Placed
 from ctxlog.replay.reader import LogReader
@@ -53,6 +53,27 @@ def test_a_publication_is_read_back_before_anything_uses_it() -> None:
     Publisher(log, reader := LogReader(log)).ensure(0, [FACT])
     assert log.bounds(0).end == 2
     assert len(reader.known(0).published) == 1
+
+
+class NeverShows(Wrapped):
+    """A log whose end stays where it is."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        super().__init__(log)
+        self.stays = [log.bounds(partition) for partition in range(log.partitions)]
+
+    def bounds(self, partition: int) -> Bounds:
+        return self.stays[partition]
+
+    def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
+        return end
+
+
+def test_a_writer_does_not_wait_for_ever_for_what_it_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctxlog.log.publication.SHOWN_SECONDS_MAX", 0.0)
+    log = NeverShows(MemoryLog())
+    with pytest.raises(StorageError, match="partition 0 does not show record 1"):
+        Publisher(log, LogReader(log)).ensure(0, [FACT])
 
 
 def test_a_writer_never_uses_a_fingerprint_that_another_schema_claimed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -19,6 +20,30 @@ class Contexts(Protocol):
     def context(self, partition: int, end: int) -> PartitionContext:
         """See `ctxlog.replay.reader.LogReader.context`."""
         ...
+
+
+SHOWN_SECONDS_MAX = 30.0
+"""How long a log may take to show a record that it took. A broker's followers are some seconds behind at most; one that is behind
+for longer is cut off, and to wait on would look like work."""
+
+
+def wait_until_shown(log: EventLog, partition: int, offset: int) -> int:
+    """Wait until a partition ends beyond a record that was appended; its end then.
+
+    Raises:
+        StorageError: It does not.
+    """
+    deadline = time.monotonic() + SHOWN_SECONDS_MAX
+    end = log.bounds(partition).end
+    while end <= offset:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise StorageError(
+                f"{log.url}: partition {partition} does not show record {offset}, which it took {SHOWN_SECONDS_MAX:.0f} s ago; "
+                "nothing else was appended. Check the log's servers and try again."
+            )
+        end = log.wait(partition, end, min(left, 1.0))
+    return end
 
 
 class Publisher:
@@ -69,10 +94,7 @@ class Publisher:
                 f"{self._log.url}: it is not known whether the schemas were published: {error}; nothing else was appended. "
                 "Try again."
             ) from error
-        end = self._log.bounds(partition).end
-        while end <= placed[-1].position.offset:
-            end = self._log.wait(partition, end, 1.0)
-        return self._contexts.context(partition, end)
+        return self._contexts.context(partition, wait_until_shown(self._log, partition, placed[-1].position.offset))
 
     def _now(self, partition: int) -> PartitionContext:
         return self._contexts.context(partition, self._log.bounds(partition).end)

@@ -3,21 +3,22 @@
     source partition by partition -> records that every reader can decode -> target partition by key, schemas before their use
 
 So states, versions and chain heads are equal, and questions of time are answered by the origin's time. A copy that was stopped
-goes on where it stands.
+goes on after the last record that is there. Whatever would make the target something else than a copy stops it: another writer
+who came first, a name of a schema that means another one there.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ctxlog.codec.control import copy_finished, copy_started, encode_control, schema_published
+from ctxlog.codec.control import Control, copy_finished, copy_started, encode_control, schema_published
 from ctxlog.codec.framing import registry_id_of, unframe
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.core.partitioner import partition_of
-from ctxlog.errors import LogOpenError
+from ctxlog.errors import IntegrityError, LogOpenError
 from ctxlog.log.protocol import EventLog
+from ctxlog.log.publication import wait_until_shown
 from ctxlog.model.records import CONTROL_KEY, NewRecord, Origin, Record, Rejected
 from ctxlog.replay.reader import LogReader
 
@@ -32,7 +33,7 @@ class CopyReport(NamedTuple):
     Attributes:
         log_id: The target's id.
         outcome: `copied`, `resumed` (an earlier run had begun), or `finished before` (there was nothing left to do).
-        records: Events that the target holds now.
+        records: Copied events that the target holds now.
         copied: Events that this run added.
         undecodable, misplaced: Records of the source that stayed behind.
     """
@@ -58,7 +59,9 @@ def copy_log(source: EventLog, target: EventLog, *, progress: Callable[[int, int
         progress: Called with records read so far and in all.
 
     Raises:
-        LogOpenError: The target holds something else; nothing was changed.
+        LogOpenError: The target holds something else, or got it before the copy could start; no record was copied.
+        IntegrityError: A record's schema has another meaning in the target, or the target holds a copied record that the source
+            does not have; the copy was stopped there.
     """
     return _Copy(source, target, progress).run()
 
@@ -71,9 +74,9 @@ class _Copy:
         self.reader, self.writer = LogReader(source), LogReader(target)
         self.progress = progress or (lambda _done, _total: None)
         self.ends = {partition: source.bounds(partition).end for partition in range(source.partitions)}
-        # Events that are there, by partition of the target and of the source. Each such pair is always filled in the same
-        # order, so a count says how far it has come, even where the source grew since.
-        self.there: Counter[tuple[int, int]] = Counter()
+        # The origin of the last copied record that is there, by partition of the target and of the source. Each such pair is
+        # always filled in the same order, so all before it is there too, whoever else wrote, and also where the source grew.
+        self.last: dict[tuple[int, int], Origin] = {}
         self.batch: list[NewRecord] = []
         self.batch_bytes = 0
         self.copied = self.records = self.undecodable = self.misplaced = 0
@@ -92,6 +95,7 @@ class _Copy:
                     done += 1
                     if done % BATCH_RECORDS == 0:
                         self.progress(done, total)
+                self._check_found(partition)
             self._flush()
             self._finish()
             self.progress(total, total)
@@ -115,15 +119,20 @@ class _Copy:
                     "nothing was copied. Copy into a new log."
                 )
             for record in self.target.read(context.partition, 0, end):
-                if record.key != CONTROL_KEY:
-                    self.there[context.partition, self._source_partition(record)] += 1
-        self.records = sum(self.there.values())
+                if record.key not in (None, CONTROL_KEY) and record.origin is not None:
+                    self.last[context.partition, self._source_partition(record)] = record.origin
+                    self.records += 1
         if not any(context.copied_from is None or context.copying for context in contexts):
             return "finished before"
         fresh = [context.partition for context in contexts if context.copied_from is None]
-        started = copy_started(self.target.log_id, self.source.log_id)
-        if fresh:
-            self.target.append([encode_control(partition, started) for partition in fresh])
+        self._write(fresh, copy_started(self.target.log_id, self.source.log_id))
+        for partition in fresh:
+            # Between the look above and this record, someone else may have written; it is void then, and this would be no copy.
+            if self.writer.known(partition).copied_from != self.source.log_id:
+                raise LogOpenError(
+                    f"{self.target.url}: someone else wrote to partition {partition} before the copy could start there; "
+                    "no record was copied. Copy into a new log."
+                )
         return "copied" if len(fresh) == len(contexts) else "resumed"
 
     def _source_partition(self, record: Record) -> int:
@@ -143,11 +152,12 @@ class _Copy:
             return
         partition = partition_of(record.key, self.target.partitions)
         pair = (partition, context.partition)
-        if self.there[pair]:
-            self.there[pair] -= 1
-            return
-        self._publish(partition, context, record.value)
         origin = record.origin or Origin(self.source.log_id, record.partition, record.offset, record.recorded_at)
+        if pair in self.last:
+            if self.last[pair] == origin:
+                del self.last[pair]
+            return
+        self._publish(partition, context, record, record.value)
         self.batch.append(NewRecord(partition, record.key, record.value, origin))
         self.batch_bytes += len(record.value)
         self.copied += 1
@@ -155,15 +165,30 @@ class _Copy:
         if len(self.batch) >= BATCH_RECORDS or self.batch_bytes >= BATCH_BYTES:
             self._flush()
 
-    def _publish(self, partition: int, context: PartitionContext, value: bytes) -> None:
-        """Carry a schema over before its first use in a partition of the target."""
+    def _check_found(self, source_partition: int) -> None:
+        """See that each record to go on after was found in a partition of the source, now that all of it was read."""
+        for (partition, of_source), origin in self.last.items():
+            if of_source == source_partition:
+                raise IntegrityError(
+                    f"{self.target.url}: partition {partition} holds a copied record (origin {origin}) that the source does not "
+                    "have; the copy was stopped. Copy into a new log, to which nobody else writes."
+                )
+
+    def _publish(self, partition: int, context: PartitionContext, record: Record, value: bytes) -> None:
+        """Carry a record's schema over before its first use in a partition of the target."""
         prefix, _ = unframe(value)
-        if prefix in self.writer.known(partition).published:
-            return
-        self._flush()
-        schema, registry_id = context.published[prefix].decoder.schema, registry_id_of(prefix)
-        self.target.append([encode_control(partition, schema_published(self.target.log_id, schema, registry_id))])
-        self._context(partition)
+        schema = context.published[prefix].decoder.schema
+        held = self.writer.known(partition).published
+        if prefix not in held:
+            self._flush()
+            self._write([partition], schema_published(self.target.log_id, schema, registry_id_of(prefix)))
+        # An id of a registry, or a forged fingerprint, may name one schema here and another one in the source's partition.
+        if prefix not in held or held[prefix].decoder.schema.digest != schema.digest:
+            raise IntegrityError(
+                f"{self.target.url}: partition {partition} has another schema where the source's partition {context.partition} "
+                f"has {schema.name}, and record {record.partition}@{record.offset} of the source would mean something else; the "
+                f"copy was stopped. Copy into a new log of {self.source.partitions} partitions, to which nobody else writes."
+            )
 
     def _flush(self) -> None:
         if self.batch:
@@ -174,7 +199,13 @@ class _Copy:
         """End the copy in every partition, with what stayed behind."""
         ended = copy_finished(self.target.log_id, self.source.log_id, undecodable=self.undecodable, misplaced=self.misplaced)
         open_partitions = [partition for partition in range(self.target.partitions) if self._context(partition).copying]
-        self.target.append([encode_control(partition, ended) for partition in open_partitions])
+        self._write(open_partitions, ended)
+
+    def _write(self, partitions: Sequence[int], control: Control) -> None:
+        """Append a control record to partitions, and read it back."""
+        for placed in self.target.append([encode_control(partition, control) for partition in partitions]):
+            partition, offset = placed.position
+            self.writer.context(partition, wait_until_shown(self.target, partition, offset))
 
     def _context(self, partition: int) -> PartitionContext:
         return self.writer.context(partition, self.target.bounds(partition).end)
