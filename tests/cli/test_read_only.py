@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,15 +10,9 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import PROGRAM, Program, environment
-
-PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+from rights import give_up_rights
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gives up a right of root, by a call of Linux")
-
-
-def give_up_rights() -> None:
-    """Runs in the child, before the program: permissions hold for root too from then on."""
-    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
 def lock(folder: Path) -> None:

@@ -25,8 +25,6 @@ from ctxlog.model.records import NewRecord
 HI = MessageAppended(role="user", content="hi")
 Open = Callable[..., EmbeddedLog]
 
-as_root = os.geteuid() == 0
-
 
 def record(value: bytes = b"v", key: bytes = b"k", partition: int = 0) -> NewRecord:
     return NewRecord(partition, key, value)
