@@ -105,6 +105,36 @@ def test_bad_input_is_a_typed_error_and_nothing_is_written(log: ContextLog, what
     assert log.log.bounds(0).end == 1
 
 
+def test_a_refusal_names_the_field_and_the_rule_once(log: ContextLog) -> None:
+    said = []
+    for call in (
+        lambda c: c.set_fact("e\u0301", 1),
+        lambda c: c.set_fact("k", 1, expires_at=datetime(2026, 1, 1)),  # noqa: DTZ001
+        lambda c: c.append(HI, event_ids=["a\nb"]),
+    ):
+        with pytest.raises(InvalidInputError) as caught:
+            call(log.context("a/b"))
+        said.append(str(caught.value))
+    assert said == [
+        "FactSet: key: is not in Unicode normal form NFC; nothing was appended",
+        "FactSet: expires_at: a time without a zone; use datetime.now(UTC); nothing was appended",
+        "event id: holds a control character; nothing was appended",
+    ]
+
+
+@pytest.mark.parametrize("size", [249, 250, 255])
+def test_an_agent_whose_id_is_too_long_to_be_an_actors_is_read_and_writes_as_somebody_else(log: ContextLog, size: int) -> None:
+    """An actor is an id as any other: 255 bytes with its `agent:`. Streams of such a name may be there, and can be read."""
+    context = log.context("x" * size)
+    assert context.version == 0
+    if size > 249:
+        with pytest.raises(InvalidInputError, match=rf"actor.*found {size + 6}; nothing was appended"):
+            context.append(HI)
+        assert records(log) == 0
+    context.append(HI, actor="system:test")
+    assert context.version == 1
+
+
 def test_an_option_that_does_not_exist_is_refused(log: ContextLog) -> None:
     """A precondition that is spelled wrong must not be one that is left out."""
     with pytest.raises(TypeError, match="expected_versoin"):

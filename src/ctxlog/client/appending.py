@@ -14,7 +14,7 @@ from ctxlog.codec.avro import encode_event
 from ctxlog.core.arbitration import APPEND_EVENTS_MAX
 from ctxlog.errors import InvalidInputError, UndecodableError
 from ctxlog.model.events import Event, micros
-from ctxlog.model.ids import check_actor, check_id
+from ctxlog.model.ids import broken_rule, check_actor, check_id
 from ctxlog.uuids import uuid7
 
 _HEAD = re.compile(r"[0-9a-f]{64}")
@@ -81,7 +81,7 @@ def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], o
     targets = dict(expected)
     for number in targets.values():
         _check_version("expected_targets", number)
-    actor = check_actor(options["actor"]) if "actor" in options else writer.actor
+    actor = check_actor(options["actor"]) if "actor" in options else _default_actor(writer)
     scope = check_id("scope", options.get("scope", "default"))
     metas = []
     for index, (event, event_id) in enumerate(zip(batch, event_ids, strict=True)):
@@ -106,6 +106,12 @@ def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], o
     return metas
 
 
+def _default_actor(writer: Writer) -> str:
+    if (rule := broken_rule(writer.actor)) is not None:  # `agent:` and an agent's id may together be too long for an id.
+        raise InvalidInputError(f"actor, made of the agent's id: {rule}; nothing was appended. Name another actor.")
+    return writer.actor
+
+
 def make_event(kind: type[Event], **fields: Any) -> Event:
     try:
         return kind(**fields)
@@ -114,8 +120,10 @@ def make_event(kind: type[Event], **fields: Any) -> Event:
 
 
 def _reasons(error: ValidationError) -> str:
+    """Each field with the rule that it breaks; "Value error" is what pydantic puts before the rules that are ours."""
     return "; ".join(
-        f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False, include_url=False)
+        f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors(include_input=False, include_url=False)
     )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ctxlog.model.ids import check_id
+from ctxlog.model.ids import broken_rule
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LIMIT = 2**53 - 1
@@ -27,8 +27,15 @@ def micros(value: Any) -> Any:
     return value
 
 
+def _id(value: str) -> str:
+    rule = broken_rule(value)
+    if rule is not None:
+        raise ValueError(rule)
+    return value
+
+
 Micros = Annotated[int, BeforeValidator(micros), Field(ge=-_LIMIT, le=_LIMIT, strict=True)]
-Id = Annotated[str, AfterValidator(lambda value: check_id("id", value))]
+Id = Annotated[str, AfterValidator(_id)]
 Version = Annotated[int, Field(ge=0, le=_LIMIT, strict=True)]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

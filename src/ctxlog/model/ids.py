@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 from ctxlog.errors import InvalidInputError
 
@@ -17,21 +18,27 @@ def check_id(what: str, value: str) -> str:
     Raises:
         InvalidInputError: It may not; the message names the rule, never the value.
     """
+    rule = broken_rule(value)
+    if rule is not None:
+        raise InvalidInputError(f"{what}: {rule}; nothing was appended")
+    return value
+
+
+def broken_rule(value: Any) -> str | None:
+    """Why `value` may be no id, in words that do not quote it; None where it may."""
     if not isinstance(value, str):
-        raise InvalidInputError(f"{what}: expected text, found {type(value).__name__}; nothing was appended")
+        return f"expected text, found {type(value).__name__}"
     if 0 < len(value) <= MAX_ID_BYTES and value.isascii() and value.isprintable():
-        return value  # As nearly all are. Text like this is in NFC and holds no control character.
+        return None  # As nearly all are. Text like this is in NFC and holds no control character.
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise InvalidInputError(f"{what}: holds a lone surrogate, which UTF-8 cannot carry; nothing was appended") from None
+        return "holds a lone surrogate, which UTF-8 cannot carry"
     if not 1 <= size <= MAX_ID_BYTES:
-        raise InvalidInputError(f"{what}: expected 1 to {MAX_ID_BYTES} bytes of UTF-8, found {size}; nothing was appended")
+        return f"expected 1 to {MAX_ID_BYTES} bytes of UTF-8, found {size}"
     if any(unicodedata.category(char) == "Cc" for char in value):
-        raise InvalidInputError(f"{what}: holds a control character; nothing was appended")
-    if not unicodedata.is_normalized("NFC", value):
-        raise InvalidInputError(f"{what}: is not in Unicode normal form NFC; nothing was appended")
-    return value
+        return "holds a control character"
+    return None if unicodedata.is_normalized("NFC", value) else "is not in Unicode normal form NFC"
 
 
 def check_stream_id(stream_id: str) -> str:
