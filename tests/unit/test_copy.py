@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+
 import pytest
 
 from ctxlog import ContextLog
+from ctxlog.codec.control import copy_finished, copy_started, encode_control
 from ctxlog.log.memory import MemoryLog
-from ctxlog.model.events import MessageAppended
-from ctxlog.model.points import format_time
-from ctxlog.model.records import Origin
+from ctxlog.model.events import FactSet, MessageAppended
+from ctxlog.model.points import AtTime, format_time
+from ctxlog.model.records import Origin, Record
 from ctxlog.replay.copying import CopyReport, copy_log
-from unit.copies import STREAMS, T0, events_of, source_log, told, without_misplaced
+from unit.copies import STREAMS, T0, events_of, source_log, stopped_copy, told, without_misplaced
+from writing import Wrapped, publish, raw
 
 
 @pytest.mark.parametrize("into", [1, 3, 5])
@@ -65,6 +70,67 @@ def test_an_answer_about_a_copy_is_provisional_while_no_origin_is_later() -> Non
     assert context.replay(f"time:{iso(last - 1)}Z").manifest.provisional is False
     assert context.replay(f"time:{iso(last)}Z").manifest.provisional is True
     assert end > last
+
+
+def test_an_answer_about_an_unfinished_copy_is_provisional_whatever_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of another partition of the source may still come, and be earlier than all that is there."""
+    monkeypatch.setattr("ctxlog.replay.copying.BATCH_RECORDS", 3)
+    source, target = stopped_copy(1)
+    early = f"time:{iso(T0 + 1)}Z"
+    assert max(record.time for record in events_of(target)) > T0 + 1
+    context = ContextLog(target).context("a/1")
+    assert context.replay(early).manifest.provisional is True
+    copy_log(source, target)
+    assert context.replay(early).manifest.provisional is False
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_answer_is_provisional_where_no_event_is_later_in_whatever_order_the_origins_stand(seed: int) -> None:
+    """Asked of one log object again and again, which remembers what it looked at, while the log grows."""
+    dice = random.Random(seed)
+    target = MemoryLog()
+    started = copy_started(target.log_id, "s"), copy_finished(target.log_id, "s", undecodable=0, misplaced=0)
+    target.append([encode_control(0, control) for control in started])
+    publish(target, "FactSet")
+    asked, times = ContextLog(target), []
+    for number in range(300):
+        times.append(dice.randrange(-50, 4 * number - 40))
+        origin = Origin("s", 0, number, times[-1])
+        target.append([raw(target, dice.choice("xyz"), "FactSet", f"{number}")._replace(origin=origin)])
+        if number < 10 or dice.random() < 0.2:
+            for instant in (dice.randrange(-60, 1200), max(times), max(times) - 1):
+                manifest = asked.context("x").replay(AtTime(instant * 1000 + dice.choice((0, 999)))).manifest
+                assert manifest.provisional is not any(time > instant for time in times)
+
+
+class Counts(Wrapped):
+    """Counts the records that are read without regard to their key."""
+
+    read_records = 0
+
+    def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
+        for record in self.inner.read(partition, start, end, key=key):
+            self.read_records += key is None
+            yield record
+
+
+def test_a_question_of_time_does_not_read_a_copy_from_its_beginning() -> None:
+    """Late events mostly stand late. Where none is late, it takes one look at all of them, and none at any twice."""
+    source = MemoryLog(clock=iter(range(T0, T0 + 10_000_000)).__next__)
+    context = ContextLog(source).context("a")
+    context.append([FactSet(key="k", value="1") for _ in range(999)])
+    for number in range(1000):
+        context.set_fact("k", number)
+    target = MemoryLog()
+    copy_log(source, target)
+    counted = Counts(target)
+    copy, last = ContextLog(counted).context("b"), max(record.time for record in events_of(target))
+    for milliseconds in range(T0, last, 100):
+        assert copy.replay(AtTime(milliseconds * 1000)).manifest.provisional is False
+    assert 0 < counted.read_records <= 64
+    for _ in range(3):
+        assert copy.replay(AtTime(last * 1000)).manifest.provisional is True
+    assert 1999 < counted.read_records < 2100
 
 
 def test_a_copy_of_a_copy_keeps_the_first_origin() -> None:

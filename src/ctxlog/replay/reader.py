@@ -11,6 +11,11 @@ from ctxlog.errors import BelowHorizonError, GenesisError
 from ctxlog.log.protocol import EventLog
 from ctxlog.model.records import CONTROL_KEY, EventRecord, Record, Rejected
 
+LOOK_RECORDS = 64
+"""Offsets that the first look for a late record takes; each further one takes twice as many."""
+
+_BEFORE_ALL = -(2**63)
+
 
 class LogReader:
     """Decodes the records of a log. Keeps each partition's control state, and reads on from where it stands.
@@ -24,6 +29,8 @@ class LogReader:
         self.log = log
         self._contexts = {partition: PartitionContext(partition) for partition in range(log.partitions)}
         self._lock = threading.Lock()
+        # By partition of a copy: an offset, and the time of an event that no event below the offset is later than.
+        self._latest = dict.fromkeys(self._contexts, (0, _BEFORE_ALL))
         for partition in range(log.partitions):
             found = self.context(partition, self.check_horizon(partition)).genesis
             if found is None:
@@ -67,3 +74,19 @@ class LogReader:
         context = self.context(partition, end)
         for record in self.log.read(partition, start, end, key=stream_id.encode()):
             yield record, context.decode(record)
+
+    def has_later(self, partition: int, time_ms: int, end: int) -> bool:
+        """Whether an event of a partition, below its `end`, is later than a time; for copies, whose times follow no order.
+
+        Looks from the end backwards, as late events mostly stand there. A record that was looked at in vain is not read again.
+        """
+        below, latest = self._latest[partition]
+        stop, step = end, LOOK_RECORDS
+        while latest <= time_ms and below < stop:
+            start = max(below, stop - step)
+            for record in self.log.read(partition, start, stop):
+                if record.key != CONTROL_KEY and record.time > latest:
+                    latest = record.time
+            stop, step = start, 2 * step
+        self._latest[partition] = (below if latest > time_ms else max(below, end), latest)
+        return latest > time_ms

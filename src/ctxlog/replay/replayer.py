@@ -17,7 +17,7 @@ from ctxlog.core.fold import StreamFold
 from ctxlog.errors import LineageError, PointError
 from ctxlog.log.protocol import EventLog
 from ctxlog.model.points import AtCut, AtDecision, AtEvent, AtOccurred, AtOffset, AtTime, AtVersion, Latest, Point
-from ctxlog.model.records import CONTROL_KEY, Accepted, EventRecord, Position, Record, Rejected
+from ctxlog.model.records import Accepted, EventRecord, Position, Record, Rejected
 from ctxlog.model.state import ContextState, Parent
 from ctxlog.replay.cuts import read_cut
 from ctxlog.replay.decisions import Reading, version_read
@@ -273,11 +273,12 @@ class Replayer:
     def _has_later(self, stream_id: str, time_us: int, end: int) -> bool:
         """Whether a record of the stream's partition is later than an instant, so that nothing can come before it any more."""
         partition = self.reader.partition(stream_id)
-        if self.reader.context(partition, end).copied_from is None:
+        context = self.reader.context(partition, end)
+        if context.copied_from is None:
             return self.log.offset_at(partition, time_us // 1000 + 1) < end
-        # Copies are asked by their origins' times, which follow no order across the source's partitions.
-        records = self.log.read(partition, 0, end)
-        return any(record.time * 1000 > time_us for record in records if record.key != CONTROL_KEY)
+        # Copies are asked by their origins' times, which follow no order across the source's partitions: while a copy is under
+        # way, a record of any time may still come.
+        return not context.copying and self.reader.has_later(partition, time_us // 1000, end)
 
     def _result(self, cursor: StreamCursor, at: Point, *, provisional: bool) -> Replay:
         fold = cursor.fold
