@@ -67,6 +67,7 @@ def test_a_cut_is_printed_kept_and_repeated(refunds: Program) -> None:
     cut = refunds("replay", "refunds/*", "-o", "json")
     assert cut.json["streams"] == {"refunds/1": 4, "refunds/2": 1}
     (refunds.folder / "cut.json").write_text(cut.out)
+    assert refunds("replay", "refunds/*@latest", "-o", "json").out == cut.out
     refunds("append", "refunds/1", "--message", "user", "later")
     refunds("append", "refunds/3", "--message", "user", "a stream that came later")
     assert refunds("replay", "refunds/*", "--at", "cut:cut.json", "-o", "json").out == cut.out

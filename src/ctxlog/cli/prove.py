@@ -36,7 +36,7 @@ PROBLEMS_MAX = 20
     "  ctxlog replay 'refunds/*' --at time:2026-11-22T14:02:00Z -o json > cut.json\n"
     "  ctxlog replay 'refunds/*' --at cut:cut.json",
 )
-@click.argument("target", metavar="STREAM[@POINT]|PATTERN", shell_complete=complete_streams)
+@click.argument("target", metavar="STREAM|PATTERN[@POINT]", shell_complete=complete_streams)
 @click.option("--at", "at", metavar="POINT", help="The point; latest where none is given. `ctxlog show -h` has the forms.")
 @log_option
 @output_option
@@ -48,7 +48,7 @@ def replay_command(session: Session, target: str, at: str | None) -> None:
     A PATTERN (quoted, as in 'refunds/*') stands for several streams, and what is printed is the cut: the version and chain head
     of each at that point. Kept in a file, it asks the same question again: --at cut:FILE.
     """
-    from ctxlog.model.points import parse_point
+    from ctxlog.model.points import parse_point, parse_stream_point
     from ctxlog.replay.replayer import Replayer
 
     with session.reading() as opened:
@@ -56,9 +56,10 @@ def replay_command(session: Session, target: str, at: str | None) -> None:
         if _is_pattern(opened, target):
             from ctxlog.replay.cuts import cut_of
 
+            pattern, wanted = parse_stream_point(target) if at is None else (target, parse_point(at))
             with progress("Replaying streams") as step:
-                cut = cut_of(replayer, target, parse_point(at or "latest"), progress=step)
-            _print_cut(session, target, cut)
+                cut = cut_of(replayer, pattern, wanted, progress=step)
+            _print_cut(session, pattern, cut)
             return
         if at is None:
             stream_id, point = parse_target(opened, target)
