@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import hashlib
+import json
 
+import pytest
+from fastavro.schema import to_parsing_canonical_form
+
+import oracle
 from ctxlog import ContextLog
+from ctxlog.codec.schemas import shipped
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.records import NewRecord
 from ctxlog.replay.history import Historian, history
@@ -107,3 +113,20 @@ def test_a_history_below_an_offset_is_what_was_known_then(log: ContextLog) -> No
     assert [entry.outcome for entry in history(log.replayer, "s", first)] == []
     assert [entry.outcome for entry in history(log.replayer, "s", first + 1)] == ["open"]
     assert [entry.outcome for entry in history(log.replayer, "s", first + 4)] == ["accepted", "accepted"]
+
+
+def test_each_entry_has_the_digest_of_the_bytes_that_stand_there(log: ContextLog) -> None:
+    """Evidence of what was written, counted or not; the oracle says it a second time."""
+    backend = log.log
+    accepted, repeated = [raw(backend, "s", "FactSet", "one")] * 2
+    alien, held = (
+        raw(backend, "t", "FactSet", "foreign")._replace(key=b"s"),
+        raw(backend, "s", "FactSet", "o", append=group("o", 0, 2)),
+    )
+    backend.append([accepted, repeated, alien, NewRecord(0, b"s", b"garbage"), NewRecord(0, b"s", b""), held])
+    schema = hashlib.sha256(to_parsing_canonical_form(json.loads(shipped("ctxlog.FactSet").text)).encode()).digest()
+    decoded = [oracle.record_digest(schema, b"s", record.value[10:]) for record in (accepted, repeated, alien, held)]
+    bytes_ = [oracle.undecodable_digest(b"s", value) for value in (b"garbage", b"")]
+    entries = list(log.context("s").history())
+    assert [entry.outcome for entry in entries] == ["accepted", "duplicate", "misplaced", "undecodable", "undecodable", "open"]
+    assert [bytes.fromhex(entry.digest) for entry in entries] == [*decoded[:3], *bytes_, decoded[3]]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctxlog.core.arbitration import Arbiter
-from ctxlog.model.records import EventRecord, Rejected
+from ctxlog.core.digests import undecodable_digest
+from ctxlog.model.records import EventRecord, Record, Rejected
 
 if TYPE_CHECKING:
     from ctxlog.replay.replayer import Replayer
@@ -24,6 +25,7 @@ class Entry(NamedTuple):
         type: Full name of the event type; empty where the record cannot be decoded.
         meta, payload: The event; empty where the record cannot be decoded.
         chain_head: Id of the version, lower-case hex; None where not accepted.
+        digest: Record digest, lower-case hex: evidence of the bytes that stand there, accepted or not.
     """
 
     outcome: str
@@ -36,6 +38,7 @@ class Entry(NamedTuple):
     meta: dict[str, Any]
     payload: dict[str, Any]
     chain_head: str | None
+    digest: str
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -56,11 +59,11 @@ class Historian:
         for record, event in self._reader.records(self._arbiter.stream_id, self._next_offset, end):
             self._next_offset = record.offset + 1
             if isinstance(event, Rejected):
-                yield self._rejected(event, record.time)
+                yield self._rejected(event, record)
                 continue
             verdict = self._arbiter.offer(event)
             for rejected in verdict.rejected:
-                yield self._rejected(rejected, record.time)
+                yield self._rejected(rejected, record)
             for accepted in verdict.accepted:
                 yield self._entry(
                     "accepted", accepted.event, accepted.offset, record.time, version=accepted.version, head=accepted.head.hex()
@@ -72,18 +75,19 @@ class Historian:
             for event in opened.held.values():
                 yield self._entry("open", event, event.offset, event.time)
 
-    def _rejected(self, rejected: Rejected, time: int) -> Entry:
-        decided_at = max(rejected.offset, rejected.decided_at)
-        if rejected.event is None:
-            return Entry(rejected.reason, None, self._partition, rejected.offset, decided_at, time, "", {}, {}, None)
-        return self._entry(rejected.reason, rejected.event, decided_at, time)
+    def _rejected(self, rejected: Rejected, record: Record) -> Entry:
+        """What was rejected at `record`: an event, which may have come before, or bytes that are the record itself."""
+        if rejected.event is not None:
+            return self._entry(rejected.reason, rejected.event, max(rejected.offset, rejected.decided_at), record.time)
+        where = self._partition, record.offset, record.offset
+        digest = undecodable_digest(record.key, record.value).hex()
+        return Entry(rejected.reason, None, *where, record.time, "", {}, {}, None, digest)
 
     def _entry(
         self, outcome: str, event: EventRecord, decided_at: int, time: int, *, version: int | None = None, head: str | None = None
     ) -> Entry:
-        return Entry(
-            outcome, version, self._partition, event.offset, decided_at, time, event.type, event.meta, event.payload, head
-        )
+        where = self._partition, event.offset, decided_at
+        return Entry(outcome, version, *where, time, event.type, event.meta, event.payload, head, event.digest.hex())
 
 
 def history(replayer: Replayer, stream_id: str, end: int) -> Iterator[Entry]:
