@@ -120,6 +120,7 @@ class IndeterminateError(RetriableError):
     """Whether the append happened cannot be known. Hand this error to `ContextLog.resolve`.
 
     Attributes:
+        log_id: The log, which alone can resolve it.
         stream_id: The stream.
         records: The encoded records (`ctxlog.model.records.NewRecord`), to be appended again byte for byte.
         event_ids: Ids of the events in them, in index order.
@@ -127,15 +128,16 @@ class IndeterminateError(RetriableError):
     """
 
     def __init__(
-        self, stream_id: str, records: Sequence[Any], event_ids: Sequence[str], *, conditional: bool, cause: str
+        self, log_id: str, stream_id: str, records: Sequence[Any], event_ids: Sequence[str], *, conditional: bool, cause: str
     ) -> None:
+        self.log_id = log_id
         self.stream_id = stream_id
         self.records = tuple(records)
         self.event_ids = tuple(event_ids)
         self.conditional = conditional
         super().__init__(
-            f"stream {stream_id!r}: it is not known whether {len(self.records)} record(s) were appended: {cause}. "
-            "Call ContextLog.resolve(error): it appends the same bytes again, and the first copy decides."
+            f"stream {stream_id!r}: it is not known what became of {len(self.records)} record(s): {cause}. "
+            "Call ContextLog.resolve(error): it looks for them, and appends the same bytes again where they are missing."
         )
 
 

@@ -8,11 +8,8 @@ from typing import Any
 import pytest
 
 from ctxlog import ContextLog
-from ctxlog.errors import (
-    AbandonedError,
-    ConflictError,
-    IndeterminateError,
-)
+from ctxlog.core.arbitration import Arbiter
+from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, InvalidInputError, StorageError
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import FactSet, MessageAppended
 from ctxlog.model.records import CONTROL_KEY
@@ -117,6 +114,91 @@ def test_an_append_that_64_others_pushed_out_says_so(losing: LosesAnswers) -> No
         assert context.version == 2
 
 
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream forgets ids after 5 others; the rules say 65,536."""
+    monkeypatch.setitem(Arbiter.__init__.__kwdefaults__, "decided_max", 5)
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize("batch", [[HI], [HI, SET, HI]], ids=["one", "group"])
+def test_resolve_does_not_append_again_what_the_log_has_and_the_stream_forgot(losing: LosesAnswers, batch: list[Any]) -> None:
+    """A second copy would be accepted: nothing knows its id any more."""
+    with ContextLog(losing) as log:
+        context = log.context("a/b")
+        context.append(HI)
+        losing.fates = ["after"]
+        with pytest.raises(IndeterminateError) as caught:
+            context.append(batch, expected_head=context.chain_head)
+        context.append_each([(HI, {})] * 9)
+        version = context.version
+        assert log.resolve(caught.value).version == 1 + len(batch)
+        assert context.version == version == 10 + len(batch)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_resolve_appends_those_of_separate_events_that_are_missing_and_no_others(losing: LosesAnswers) -> None:
+    with ContextLog(losing) as log:
+        context = log.context("a/b")
+        losing.fates = ["half"]
+        with pytest.raises(IndeterminateError) as caught:
+            context.append_each([(HI, {}), (SET, {}), (HI, {}), (SET, {})])
+        context.append_each([(HI, {})] * 9)
+        assert log.resolve(caught.value).version == context.version == 13
+        ids = [accepted.event.meta["event_id"] for accepted in context.accepted()]
+        assert len(set(ids)) == len(ids)
+
+
+def test_resolve_appends_separate_events_that_were_lost_before_ones_that_were_not(losing: LosesAnswers) -> None:
+    """Where a log takes some of several records, it need not be the first ones."""
+    with ContextLog(losing) as log:
+        context = log.context("a/b")
+        losing.fates = ["before"]
+        with pytest.raises(IndeterminateError) as caught:
+            context.append_each([(HI, {}), (SET, {})])
+        losing.inner.append(caught.value.records[1:])
+        assert log.resolve(caught.value).version == 1
+        assert context.version == 2
+
+
+def test_resolve_appends_nothing_where_the_append_is_found(losing: LosesAnswers) -> None:
+    with ContextLog(losing) as log:
+        losing.fates = ["after"]
+        with pytest.raises(IndeterminateError) as caught:
+            log.context("a/b").append([HI, SET])
+        ends = [losing.bounds(partition).end for partition in range(3)]
+        assert log.resolve(caught.value).version == 2
+        assert [losing.bounds(partition).end for partition in range(3)] == ends
+
+
+def test_of_two_who_resolve_one_append_at_once_both_get_the_one_outcome() -> None:
+    """Both may look before either appends; then the second copy is a duplicate."""
+    losing = LosesAnswers(backend := Then(MemoryLog()))
+    with ContextLog(losing) as log:
+        losing.fates = ["before"]
+        with pytest.raises(IndeterminateError) as caught:
+            log.context("a/b").append([HI, SET])
+        told: list[Any] = []
+        backend.before = lambda: told.append(ContextLog(backend).resolve(caught.value))
+        assert [log.resolve(caught.value)] == told
+        assert log.context("a/b").version == 2
+        assert [entry.outcome for entry in log.context("a/b").history()] == ["accepted"] * 2 + ["duplicate"] * 2
+
+
+def test_another_log_does_not_resolve_an_append(losing: LosesAnswers) -> None:
+    """It would get records that were meant for the other one."""
+    with ContextLog(losing) as log, ContextLog(MemoryLog()) as other:
+        losing.fates = ["before"]
+        with pytest.raises(IndeterminateError) as caught:
+            log.context("a/b").append(HI)
+        with pytest.raises(
+            InvalidInputError, match=rf"log {losing.log_id}, this is log {other.log.log_id}; nothing was appended"
+        ):
+            other.resolve(caught.value)
+        assert other.matching() == []
+        assert log.resolve(caught.value).version == 1
+
+
 def test_errors_of_outcomes_survive_pickling(losing: LosesAnswers) -> None:
     """Pools of processes send exceptions through pickle."""
     import pickle
@@ -161,12 +243,73 @@ def test_every_read_sees_what_its_own_handle_appended_though_the_log_shows_it_la
     assert read(log) == 1
 
 
+class Stuck(ShowsLate):
+    """Shows nothing new, to those who wait either, while `stuck`."""
+
+    stuck = False
+
+    def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
+        return end if self.stuck else super().wait(partition, end, timeout_seconds)
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Stuck:
+    monkeypatch.setattr("ctxlog.log.publication.SHOWN_SECONDS_MAX", 0.05)
+    backend = Stuck(MemoryLog(3))
+    ContextLog(backend).context("a/b").append_each([(HI, {}), (SET, {})])
+    backend.stuck = True
+    return backend
+
+
+@pytest.mark.parametrize("read", READS, ids=[str(number) for number in range(len(READS))])
+def test_a_read_does_not_wait_for_ever_for_what_its_own_handle_appended(stuck: Stuck, read: Callable[[ContextLog], Any]) -> None:
+    """Nor does it answer without it."""
+    log = ContextLog(stuck)
+    log.context("a/b").append(HI)
+    with pytest.raises(StorageError, match="does not show"):
+        read(log)
+
+
+def test_an_append_that_the_log_took_and_does_not_show_has_no_outcome_yet(stuck: Stuck) -> None:
+    """It may have been accepted, so neither success nor failure would be true."""
+    log = ContextLog(stuck)
+    with pytest.raises(IndeterminateError, match="does not show") as caught:
+        log.context("a/b").append([HI, SET])
+    with pytest.raises(IndeterminateError) as again:
+        log.resolve(caught.value)
+    assert again.value.records == caught.value.records
+    stuck.stuck = False
+    assert log.resolve(again.value).version == log.context("a/b").version == 4
+
+
+def test_an_append_whose_outcome_cannot_be_read_has_none_yet() -> None:
+    log = ContextLog(backend := Then(MemoryLog()))
+    context = log.context("a/b")
+    context.append(HI)
+
+    def fail() -> None:
+        def bounds(_partition: int) -> Any:
+            del backend.bounds  # type: ignore[method-assign]
+            raise StorageError("the disk cannot be read")
+
+        backend.bounds = bounds  # type: ignore[method-assign]
+
+    backend.work = fail
+    with pytest.raises(IndeterminateError, match="the disk cannot be read") as caught:
+        context.append(SET, expected_version=1)
+    assert log.resolve(caught.value).version == context.version == 2
+
+
 class Then(Wrapped):
-    """Does something between an append of events and what its writer does next, as other threads and processes would."""
+    """Does something before or after an append of events, as other threads and processes would."""
 
     work: Callable[[], Any] | None = None
+    before: Callable[[], Any] | None = None
 
     def append(self, records: Any) -> Any:
+        if self.before is not None and records[0].key != CONTROL_KEY:
+            before, self.before = self.before, None
+            before()
         placed = self.inner.append(records)
         if self.work is not None and records[0].key != CONTROL_KEY:
             work, self.work = self.work, None

@@ -12,9 +12,18 @@ from ctxlog.client.context import Context
 from ctxlog.client.options import Encoded
 from ctxlog.codec.framing import frame_single_object
 from ctxlog.codec.schemas import shipped
-from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, LineageError, RecordTooLargeError
+from ctxlog.errors import (
+    AbandonedError,
+    ConflictError,
+    IndeterminateError,
+    InvalidInputError,
+    LineageError,
+    LogBusyError,
+    RecordTooLargeError,
+    StorageError,
+)
 from ctxlog.log.protocol import EventLog, OutcomeUnknownError
-from ctxlog.log.publication import Publisher
+from ctxlog.log.publication import Publisher, wait_until_shown
 from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
 from ctxlog.model.records import MAX_RECORD_BYTES, NewRecord, Position, Rejected
@@ -115,15 +124,33 @@ class ContextLog:
     def resolve(self, error: IndeterminateError) -> Committed:
         """Find out what became of an append whose outcome could not be known.
 
-        Appends the same bytes again: the first copy decides, whichever that is, and the other is a duplicate.
+        Looks for the append in the stream, and appends the same bytes again where it was not decided: the first copy decides,
+        whichever that is, and another is a duplicate. Looking comes first because a stream forgets ids after 65,536 others, and
+        would then accept a second copy.
 
         Raises:
+            InvalidInputError: It is an append to another log; nothing was appended.
             ConflictError, AbandonedError: It was not accepted, and will not be.
             IndeterminateError: It cannot be known yet; call again.
         """
-        partition = self.replayer.reader.partition(error.stream_id)
-        end = self._write(error.stream_id, error.records, error.event_ids, conditional=error.conditional)[-1].offset + 1
-        return self._decided(error.stream_id, partition, end, error.event_ids, one=error.conditional)
+        if error.log_id != self.log.log_id:
+            raise InvalidInputError(
+                f"stream {error.stream_id!r}: the append went to log {error.log_id}, this is log {self.log.log_id}; "
+                "nothing was appended. Open that log and resolve it there."
+            )
+        replayer = self.replayer
+        partition = replayer.reader.partition(error.stream_id)
+        watch = _Watch(error.event_ids, one=error.conditional)
+        try:
+            cursor = self._from_zero(error.stream_id, self._caught_up(partition), watch)
+            records = watch.undecided(error.records)
+            if records:
+                # Somebody else may append them too, here and now; then one of the two is a duplicate.
+                self._send(records)
+                replayer.advance(cursor, self._caught_up(partition), seen=watch)
+        except (OutcomeUnknownError, StorageError, LogBusyError) as cause:
+            raise self._unknown(error.stream_id, error.records, error.event_ids, error.conditional, cause) from cause
+        return watch.result(error.stream_id, partition, error.event_ids, "what the append asked for")
 
     def close(self) -> None:
         """Let go of the log's files and connections."""
@@ -164,25 +191,23 @@ class ContextLog:
             return cursor
 
     def _caught_up(self, partition: int) -> int:
-        """Wait until the partition shows what was written here; its end then."""
-        written = self._written.get(partition, 0)
-        end = self.log.bounds(partition).end
-        while end < written:
-            end = self.log.wait(partition, end, 1.0)
-        return end
+        """Wait until the partition shows what was written here; its end then. Raises `StorageError`."""
+        return wait_until_shown(self.log, partition, self._written.get(partition, 0) - 1)
 
     def _settle(self) -> None:
         """Wait until every partition shows what was written here."""
         for partition in list(self._written):
             self._caught_up(partition)
 
-    def _write(
-        self, stream_id: str, records: Sequence[NewRecord], event_ids: Sequence[str], *, conditional: bool
-    ) -> list[Position]:
-        try:
-            placed = self.log.append(records)
-        except OutcomeUnknownError as error:
-            raise IndeterminateError(stream_id, records, event_ids, conditional=conditional, cause=str(error)) from error
+    def _unknown(
+        self, stream_id: str, records: Sequence[NewRecord], event_ids: Sequence[str], conditional: bool, cause: Exception
+    ) -> IndeterminateError:
+        return IndeterminateError(
+            self.log.log_id, stream_id, records, event_ids, conditional=conditional, cause=str(cause).rstrip(".")
+        )
+
+    def _send(self, records: Sequence[NewRecord]) -> list[Position]:
+        placed = self.log.append(records)
         with self._lock:
             for position, _ in placed:
                 self._written[position.partition] = max(self._written.get(position.partition, 0), position.offset + 1)
@@ -198,10 +223,16 @@ class ContextLog:
             if record.size > MAX_RECORD_BYTES:
                 raise RecordTooLargeError(stream_id, record.size, MAX_RECORD_BYTES)
         self._publisher.ensure(partition, {type_name for type_name, _ in encoded})
-        positions = self._write(stream_id, records, event_ids, conditional=conditional)
+        try:
+            positions = self._send(records)
+        except OutcomeUnknownError as error:
+            raise self._unknown(stream_id, records, event_ids, conditional, error) from error
         if not conditional:
             return Acknowledged(positions[0], tuple(event_ids))
-        return self._read_back(stream_id, positions, event_ids, expected)
+        try:
+            return self._read_back(stream_id, positions, event_ids, expected)
+        except (StorageError, LogBusyError) as error:  # The records are in the log; what it decided cannot be read.
+            raise self._unknown(stream_id, records, event_ids, conditional, error) from error
 
     def _read_back(self, stream_id: str, positions: Sequence[Position], event_ids: Sequence[str], expected: str) -> Committed:
         """What the log decided about an append, read from its own records."""
@@ -221,28 +252,26 @@ class ContextLog:
             return self._decided(stream_id, positions[0].partition, positions[-1].offset + 1, event_ids, expected)
         return watch.result(stream_id, positions[0].partition, event_ids, expected)
 
-    def _decided(
-        self,
-        stream_id: str,
-        partition: int,
-        end: int,
-        event_ids: Sequence[str],
-        expected: str = "what the append asked for",
-        *,
-        one: bool = True,
-    ) -> Committed:
-        """What the log decided about an append, from the stream's beginning. `one`: its events are accepted together."""
-        replayer = self.replayer
-        watch = _Watch(event_ids, one=one)
-        cursor = StreamCursor(replayer.open(stream_id, end=0).fold)
-        replayer.advance(cursor, max(end, self._caught_up(partition)), seen=watch)
+    def _decided(self, stream_id: str, partition: int, end: int, event_ids: Sequence[str], expected: str) -> Committed:
+        """What the log decided about an append, from the stream's beginning."""
+        watch = _Watch(event_ids)
+        self._from_zero(stream_id, max(end, self._caught_up(partition)), watch)
         return watch.result(stream_id, partition, event_ids, expected)
+
+    def _from_zero(self, stream_id: str, end: int, watch: _Watch) -> StreamCursor:
+        """A cursor from the stream's beginning to `end`, past a watch."""
+        cursor = self.replayer.open(stream_id, end=0)
+        self.replayer.advance(cursor, end, seen=watch)
+        return cursor
 
 
 class _Watch:
     """Sees what becomes of one append while a cursor reads on. The first decision about its id is the one that counts."""
 
     def __init__(self, event_ids: Sequence[str], *, one: bool = True) -> None:
+        self._event_ids = event_ids
+        self._one = one
+        self._apart: set[str] = set()
         self._last_id = event_ids[-1]
         self._append_id = event_ids[0] if one else self._last_id
         self._version: int | None = None
@@ -252,10 +281,14 @@ class _Watch:
 
     def __call__(self, outcomes: Sequence[Outcome], version: int) -> None:
         for outcome in outcomes:
-            if self._decided or outcome.event is None:
+            if outcome.event is None:
+                continue
+            meta = outcome.event.meta
+            if not self._one and meta["append"] is None and not (isinstance(outcome, Rejected) and outcome.reason == "malformed"):
+                self._apart.add(meta["event_id"])
+            if self._decided:
                 continue
             self._actual = version
-            meta = outcome.event.meta
             # An event id may have come in with another append too, whose outcome is not this one's.
             if (meta["append"]["id"] if meta["append"] else meta["event_id"]) == self._append_id:
                 self._note(outcome)
@@ -268,6 +301,12 @@ class _Watch:
     def repeated(self) -> bool:
         """Whether all that was seen is a copy of what the log had before."""
         return not self._decided and self._reason == "duplicate"
+
+    def undecided(self, records: Sequence[NewRecord]) -> list[NewRecord]:
+        """Those of the append's records that the log has not decided about, as far as was seen."""
+        if self._one:
+            return [] if self._decided else list(records)
+        return [record for record, event_id in zip(records, self._event_ids, strict=True) if event_id not in self._apart]
 
     def _note(self, outcome: Outcome) -> None:
         if isinstance(outcome, Rejected):

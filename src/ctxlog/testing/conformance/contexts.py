@@ -96,7 +96,9 @@ class ContextsCase(LogCase):
         context = contexts.context("planner/1")
         committed = context.append([FactSet(key="a", value="1"), FactSet(key="b", value="2")], expected_version=0)
         records = [NewRecord(sent.partition, b"planner/1", sent.value or b"") for sent in _sent(log, "planner/1")]
-        unknown = IndeterminateError("planner/1", records, committed.event_ids, conditional=True, cause="a test")
+        log.append(records)
+        assert ContextLog(log).context("planner/1").version == 2
+        unknown = IndeterminateError(log.log_id, "planner/1", records, committed.event_ids, conditional=True, cause="a test")
         assert contexts.resolve(unknown) == committed
         assert context.version == 2
 
@@ -109,9 +111,11 @@ class ContextsCase(LogCase):
         context.add_message("user", "now it is at version 1")
         sent = _sent(log, "planner/1")[0]
         record = NewRecord(sent.partition, b"planner/1", sent.value or b"")
+        log.append([record])
+        unknown = IndeterminateError(log.log_id, "planner/1", [record], ["refused"], conditional=True, cause="a test")
         for reader in (contexts, ContextLog(log)):
             with pytest.raises(ConflictError):
-                reader.resolve(IndeterminateError("planner/1", [record], ["refused"], conditional=True, cause="a test"))
+                reader.resolve(unknown)
         assert context.version == 1
 
     def test_verify_finds_nothing_wrong(self, log: EventLog) -> None:
