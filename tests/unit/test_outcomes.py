@@ -129,7 +129,7 @@ def test_resolve_does_not_append_again_what_the_log_has_and_the_stream_forgot(lo
         context.append(HI)
         losing.fates = ["after"]
         with pytest.raises(IndeterminateError) as caught:
-            context.append(batch, expected_head=context.chain_head)
+            context.append(batch)
         context.append_each([(HI, {})] * 9)
         version = context.version
         assert log.resolve(caught.value).version == 1 + len(batch)
