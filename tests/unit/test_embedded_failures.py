@@ -141,6 +141,29 @@ def test_a_log_whose_file_was_replaced_acknowledges_nothing(open_embedded: Open,
         log.append([record()])
 
 
+@pytest.mark.parametrize("instead", [None, "an empty log", "a copy of the file"])
+def test_a_log_whose_file_was_deleted_or_replaced_is_not_read_any_more(folder: Path, instead: str | None) -> None:
+    """The open file is the one that was there before; whoever opens the log now is told something else."""
+    with ContextLog.open(f"embedded:{folder}") as log:
+        context = log.context("a/b")
+        context.append([HI, HI])
+        assert context.version == 2
+        shutil.copytree(folder, folder.with_name("copy"))
+        shutil.rmtree(folder)
+        if instead == "an empty log":
+            EmbeddedLog(folder).close()
+        elif instead is not None:
+            folder.with_name("copy").rename(folder)
+        reads: list[Callable[[], Any]] = [
+            lambda: context.state, lambda: context.version, context.window, context.replay, lambda: list(context.accepted()),
+            lambda: list(context.history()), lambda: list(log.streams()), log.matching, log.cut, lambda: log.log.bounds(0),
+            lambda: list(log.log.keys(0)), lambda: log.log.wait(0, 0, 0.0), lambda: log.log.offset_at(0, 0),
+        ]  # fmt: skip
+        for read in reads:
+            with pytest.raises(StorageError, match=r"log\.sqlite: .*; nothing was read"):
+                read()
+
+
 # Threads and processes
 
 

@@ -76,9 +76,7 @@ class EmbeddedLog:
     def _append(self, connection: sqlite3.Connection, records: Sequence[NewRecord]) -> list[Placed]:
         try:
             connection.execute("BEGIN IMMEDIATE")
-            if self._file_identity() != self._identity:
-                # SQLite would go on writing to a file without a name, and it would be lost with this process.
-                raise StorageError(f"{self._file}: the file was deleted or replaced; nothing was appended. Open the log again.")
+            self._check_identity("nothing was appended")
             placed = self._insert(connection, records)
             try:
                 connection.execute("COMMIT")
@@ -90,6 +88,11 @@ class EmbeddedLog:
                     connection.execute("ROLLBACK")
             raise
         return placed
+
+    def _check_identity(self, done: str) -> None:
+        """SQLite goes on with a file that has no name any more: what it writes is lost, what it reads is no truth."""
+        if self._file_identity() != self._identity:
+            raise StorageError(f"{self._file}: the file was deleted or replaced; {done}. Open the log again.")
 
     def _file_identity(self) -> tuple[int, int] | None:
         try:
@@ -145,12 +148,13 @@ class EmbeddedLog:
         return StorageError(f"{self.folder}: {error}; {done}. Check the disk and try again.")
 
     def bounds(self, partition: int) -> Bounds:
-        """See `EventLog.bounds`."""
+        """See `EventLog.bounds`. Whoever reads asks this first, so this is where a file that was replaced is noticed."""
         first, last = self._query(
             "SELECT (SELECT min(id) FROM records WHERE id BETWEEN ?1 AND ?2),"
             " (SELECT max(id) FROM records WHERE id BETWEEN ?1 AND ?2)",
             _span(partition),
         )[0]
+        self._check_identity("nothing was read")
         return Bounds(0, 0) if first is None else Bounds(first & _OFFSET_MASK, (last & _OFFSET_MASK) + 1)
 
     def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
@@ -210,6 +214,7 @@ class EmbeddedLog:
             " ORDER BY id",
             _span(partition),
         )
+        self._check_identity("nothing was read")
         return (key for (key,) in rows)
 
     def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
