@@ -115,7 +115,8 @@ def test_a_digest_is_that_of_the_printed_state(expected: bytes) -> None:
         assert hashlib.sha256(canonical_json(json.loads(state))).hexdigest() == digest.split()[0]
 
 
-def test_every_version_is_the_same_from_zero_and_from_every_snapshot(folder: Path) -> None:
+def test_every_version_is_the_same_from_zero_and_from_every_snapshot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replayer, "SNAPSHOT_EVENTS", 20)  # Redactions have dropped most of those from before.
     with ContextLog.open(f"embedded:{folder}") as log:
         started = set()
         for stream_id in STREAMS:

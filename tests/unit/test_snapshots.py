@@ -124,7 +124,7 @@ def test_a_snapshot_is_not_used_for_an_offset_before_its_last_record(backend: Me
 def test_ids_that_were_forgotten_stay_forgotten_through_a_snapshot(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which ids are remembered decides what is a duplicate: a snapshot keeps them in the order in which they were decided."""
     monkeypatch.setitem(Arbiter.__init__.__kwdefaults__, "decided_max", 7)
-    monkeypatch.setattr("ctxlog.replay.snapshots.CHUNK_ITEMS", 4)
+    monkeypatch.setattr("ctxlog.replay.chunks.CHUNK_ITEMS", 4)
     backend = MemoryLog()
     publish(backend)
     for number in range(60):
@@ -181,7 +181,7 @@ def test_snapshots_are_bounded_by_records_and_by_bytes(store: SnapshotStore, mon
 
 def test_what_did_not_change_is_not_stored_again(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Disk grows with what was appended, not with the number of snapshots times the state."""
-    monkeypatch.setattr("ctxlog.replay.snapshots.CHUNK_ITEMS", 10)
+    monkeypatch.setattr("ctxlog.replay.chunks.CHUNK_ITEMS", 10)
     log = ContextLog(MemoryLog(), store)
     context = log.context("s")
     for _ in range(10):

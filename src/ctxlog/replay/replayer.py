@@ -19,14 +19,25 @@ from ctxlog.log.protocol import EventLog
 from ctxlog.model.points import AtCut, AtDecision, AtEvent, AtOccurred, AtOffset, AtTime, AtVersion, Latest, Point
 from ctxlog.model.records import Accepted, EventRecord, Position, Record, Rejected
 from ctxlog.model.state import ContextState, Parent
+from ctxlog.replay.chunks import Chunks
 from ctxlog.replay.cuts import read_cut
 from ctxlog.replay.decisions import Reading, version_read
 from ctxlog.replay.manifest import Manifest, Replay
 from ctxlog.replay.reader import LogReader
-from ctxlog.replay.snapshots import SNAPSHOT_BYTES, SNAPSHOT_EVENTS, Ancestor, Chunks, Snapshot, SnapshotStore
+from ctxlog.replay.snapshots import (
+    SNAPSHOT_BYTES,
+    SNAPSHOT_EVENTS,
+    SNAPSHOT_FREE_BYTES,
+    SNAPSHOT_SHARE,
+    Ancestor,
+    Snapshot,
+    SnapshotStore,
+)
 
 LINEAGE_MAX = 64
 """Forks of forks that are composed. Part of the fold's meaning."""
+
+_REDACTED = "ctxlog.MessageRedacted"
 
 Outcome = Accepted | Rejected
 Seen = Callable[[Sequence[Outcome], int], None]
@@ -35,7 +46,18 @@ Seen = Callable[[Sequence[Outcome], int], None]
 class StreamCursor:
     """One stream's fold with the place in the log that it has reached; `Replayer.advance` moves it on."""
 
-    __slots__ = ("ancestors", "bytes_since", "chunks", "events_since", "fold", "next_offset", "started_from", "time_max")
+    __slots__ = (
+        "ancestors",
+        "bytes_since",
+        "chunks",
+        "events_since",
+        "fold",
+        "next_offset",
+        "redacted",
+        "started_from",
+        "time_max",
+        "written",
+    )
 
     def __init__(self, fold: StreamFold, ancestors: list[Ancestor] | None = None) -> None:
         self.fold = fold
@@ -46,6 +68,8 @@ class StreamCursor:
         self.events_since = 0
         self.bytes_since = 0
         self.chunks: Chunks = {}
+        self.written = 0
+        self.redacted: list[tuple[int, int]] = []
 
 
 class Replayer:
@@ -125,13 +149,13 @@ class Replayer:
             if self._hold_again(stream_id, snapshot):
                 break
             # Of records that the log does not have any more. It would stand before good ones for ever.
-            self._snapshots.drop(self.log.log_id, stream_id, cursor.fold.version)
+            self._snapshots.drop(self.log.log_id, stream_id, [(cursor.fold.version, cursor.fold.version)])
             cursor = self._new_cursor(stream_id, stop_version, lineage)
         if not _composes(snapshot.ancestors, (*lineage, stream_id)):
             return self._new_cursor(stream_id, stop_version, lineage)  # From the beginning comes the error, in its own words.
         cursor.ancestors[:] = snapshot.ancestors
         cursor.next_offset, cursor.time_max, cursor.chunks = snapshot.offset + 1, snapshot.time_max, snapshot.chunks
-        cursor.started_from = cursor.fold.version
+        cursor.started_from, cursor.written = cursor.fold.version, snapshot.written
         cursor.fold.done = cursor.fold.version == stop_version
         return cursor
 
@@ -155,6 +179,7 @@ class Replayer:
             return
         fold = cursor.fold
         stream_id = fold.arbiter.stream_id
+        record = None
         for record, event in self.reader.records(stream_id, cursor.next_offset, end):
             time = record.time
             if time_us is not None and time * 1000 > time_us:
@@ -164,17 +189,24 @@ class Replayer:
                 outcomes: Sequence[Outcome] = (event,)
             else:
                 verdict = fold.offer(event)
-                cursor.bytes_since += event.size
+                for accepted in verdict.accepted:
+                    if accepted.event.type == _REDACTED:
+                        cursor.redacted += _span(fold, accepted)
                 outcomes = verdict.accepted + verdict.rejected
             cursor.next_offset = record.offset + 1
             cursor.events_since += 1
+            cursor.bytes_since += len(record.value or b"")
             cursor.time_max = max(cursor.time_max, time)
             if seen is not None:
                 seen(outcomes, fold.arbiter.version)
             if fold.done:
                 return
-            if cursor.events_since >= SNAPSHOT_EVENTS or cursor.bytes_since >= SNAPSHOT_BYTES:
+            due = cursor.events_since >= SNAPSHOT_EVENTS or cursor.bytes_since >= SNAPSHOT_BYTES
+            if due and cursor.bytes_since * SNAPSHOT_SHARE >= cursor.written - SNAPSHOT_FREE_BYTES:
+                self._redact(cursor)
                 self._save(cursor, record)
+        if record is not None and self._redact(cursor):
+            self._save(cursor, record)  # In place of those that are gone.
         cursor.next_offset = max(cursor.next_offset, end)
 
     def accepted(self, stream_id: str, end: int) -> Iterator[Accepted]:
@@ -238,6 +270,13 @@ class Replayer:
         found = next(self.reader.records(stream_id, offset, offset + 1), None)
         return _fingerprint(found[0]) if found is not None else ""
 
+    def _redact(self, cursor: StreamCursor) -> bool:
+        """Drop the snapshots that hold what was redacted since the last one; whether there were any."""
+        if self._snapshots is None or not cursor.redacted:
+            return False
+        spans, cursor.redacted = cursor.redacted, []
+        return self._snapshots.drop(self.log.log_id, cursor.fold.arbiter.stream_id, spans)
+
     def _save(self, cursor: StreamCursor, record: Record) -> None:
         cursor.events_since = cursor.bytes_since = 0
         if self._snapshots is None or cursor.fold.failure is not None:
@@ -251,7 +290,8 @@ class Replayer:
         snapshot = Snapshot(
             cursor.fold, record.offset, cursor.time_max, _fingerprint(record), held, cursor.ancestors, cursor.chunks
         )
-        cursor.chunks = self._snapshots.save(self.log.log_id, snapshot)
+        snapshot = self._snapshots.save(self.log.log_id, snapshot)
+        cursor.chunks, cursor.written = snapshot.chunks, snapshot.written
 
     def _version_at(self, stream_id: str, at: AtOccurred | AtEvent | AtCut, end: int) -> int:
         match at:
@@ -301,6 +341,17 @@ class Replayer:
             state=state,
         )
         return Replay(state, manifest, tuple(fold.evolving.anomalies))
+
+
+def _span(fold: StreamFold, redaction: Accepted) -> list[tuple[int, int]]:
+    """The versions, first and last, whose states hold what an event has redacted; none where it had no effect."""
+    meta, message_id = redaction.event.meta, redaction.event.payload.get("message_id")
+    at = fold.evolving.index.get(message_id) if isinstance(message_id, str) else None
+    if at is None or fold.evolving.messages[at].redacted_by != meta["event_id"]:
+        return []
+    # A fork may have inherited the message, and an id that was forgotten may have come a second time.
+    told = fold.evolving.parent is None and not fold.arbiter.forgotten
+    return [(fold.arbiter.decided.get(message_id or "", 0) if told else 0, redaction.version - 1)]
 
 
 def _fingerprint(record: Record) -> str:

@@ -1,7 +1,14 @@
 """Snapshots: folds kept to save work. Derived, and thrown away without loss; whatever is wrong with one, replay starts earlier.
 
 A snapshot is a header and lists of chunks. Chunks are content-addressed, so what did not change since the last snapshot is
-neither encoded nor stored again: disk grows with what was appended, not with the number of snapshots times the state.
+neither encoded nor stored again. And a snapshot waits until the records since the last one amount to a share of what that one
+wrote: so the file grows with what was appended, not with the number of snapshots times the state, and the work that is left is
+bounded by events and bytes, or by a share of what reading a snapshot costs. None of them is ever thinned out: replay at an early
+point needs early ones. A chunk goes with the last snapshot of the last stream that uses it.
+
+When a reader comes past a redaction, the snapshots between the message and its redaction are dropped, and SQLite overwrites what
+it deletes. That is housekeeping, not erasure: the log keeps the text, and who asks for a version before the redaction gets
+it, and may leave a snapshot of it again, because the work must be bounded there too. So do forks from before the redaction.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ import sqlite3
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,7 +28,8 @@ from ctxlog.core.arbitration import RULES
 from ctxlog.core.digests import sha256
 from ctxlog.core.evolve import FOLD_VERSION
 from ctxlog.core.fold import StreamFold
-from ctxlog.model.state import Anomaly, Fact, Lease, Message, Parent, ToolCall
+from ctxlog.model.state import Parent
+from ctxlog.replay.chunks import Chunks, cut, encoded, joined, read
 
 SNAPSHOT_EVENTS = 1_000
 """A fold leaves a snapshot after this many records: some 10 ms of work that the next one saves."""
@@ -29,18 +37,31 @@ SNAPSHOT_EVENTS = 1_000
 SNAPSHOT_BYTES = 1024 * 1024
 """… or after records of this many bytes, so that few large events are bounded too."""
 
-CHUNK_ITEMS = 256
-FORMAT = 2
+SNAPSHOT_SHARE = 2
+"""… and, where the last snapshot wrote much, only after records of one part in so many of that. Keeps the cache small."""
+
+SNAPSHOT_FREE_BYTES = 64 * 1024
+"""What a snapshot may write without that: less than `SNAPSHOT_EVENTS` records have."""
+
+FORMAT = 3
+"""Of the file. One of another format is made anew."""
 
 T = TypeVar("T")
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS chunks (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS snapshots (
+_TABLES = f"""
+BEGIN IMMEDIATE;
+DROP TABLE IF EXISTS chunks;
+DROP TABLE IF EXISTS uses;
+DROP TABLE IF EXISTS snapshots;
+CREATE TABLE chunks (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE uses (digest BLOB, log_id TEXT, stream_id TEXT, PRIMARY KEY (digest, log_id, stream_id)) WITHOUT ROWID;
+CREATE TABLE snapshots (
     log_id TEXT NOT NULL, stream_id TEXT NOT NULL, version INTEGER NOT NULL, rules INTEGER NOT NULL, fold INTEGER NOT NULL,
     offset INTEGER NOT NULL, time_max INTEGER NOT NULL, header BLOB NOT NULL, digest BLOB NOT NULL,
     PRIMARY KEY (log_id, stream_id, version, rules, fold)
 );
+PRAGMA user_version = {FORMAT};
+COMMIT;
 """
 
 
@@ -58,9 +79,9 @@ class Snapshot(NamedTuple):
 
     `record` is the fingerprint of that record: it vouches for those before it too, because a log that was rewound gives other
     times to what is written again. `ancestors` are a fork's parent, its parent, and so on: whoever goes on from this stream
-    counts their levels. `time_max` the latest time of all records up to it (ms), `held` the
-    offsets of the records that open appends hold, by append id with the append's count. `chunks` is what the next snapshot
-    builds on.
+    counts their levels. `time_max` is the latest time of all records up to it (ms), `held` the offsets of the records that open
+    appends hold, by append id with the append's count. `chunks` is what the next snapshot builds on, `written` the bytes that
+    this one took.
     """
 
     fold: StreamFold
@@ -70,10 +91,7 @@ class Snapshot(NamedTuple):
     held: list[tuple[str, int, list[int]]]
     ancestors: Sequence[Ancestor]
     chunks: Chunks
-
-
-Chunks = dict[str, dict[int, tuple[list[Any], str]]]
-"""By section and chunk number: the items, and the digest of their encoding."""
+    written: int = 0
 
 
 class SnapshotStore:
@@ -90,17 +108,16 @@ class SnapshotStore:
         self._off = False
         _STORES.add(self)
 
-    def save(self, log_id: str, snapshot: Snapshot) -> Chunks:
-        """Keep a snapshot; what the next one of this stream can build on."""
+    def save(self, log_id: str, snapshot: Snapshot) -> Snapshot:
+        """Keep a snapshot; the same, with what the next one builds on."""
         fold = snapshot.fold
-        chunks: Chunks = {}
-        fresh: list[tuple[bytes, bytes]] = []
-        for name, base, items in _sections(fold):
-            known = snapshot.chunks.get(name, {})
-            chunks[name] = {number: _chunk(part, known.get(number), fresh) for number, part in _parts(items, base)}
+        stream_id = fold.arbiter.stream_id
+        chunks, encodings = cut(fold, snapshot.chunks)
+        fresh = {bytes.fromhex(digest): zlib.compress(text, 1) for digest, text in encodings.items()}
+        written = sum(map(len, fresh.values()))
         header = json.dumps(
             {
-                "format": FORMAT,
+                "written": written,
                 "head": fold.head.hex(),
                 "effect": [fold.effect_offset, fold.effect_time],
                 "rejected": fold.rejected,
@@ -110,23 +127,31 @@ class SnapshotStore:
                 "record": snapshot.record,
                 "held": snapshot.held,
                 "ancestors": snapshot.ancestors,
-                "sections": {name: [digest for _, digest in parts.values()] for name, parts in chunks.items()},
+                "sections": {name: [chunk.digest for chunk in parts.values()] for name, parts in chunks.items()},
             }
         ).encode()
-        row = (log_id, fold.arbiter.stream_id, fold.version, RULES, FOLD_VERSION, snapshot.offset, snapshot.time_max)
+        row = (log_id, stream_id, fold.version, RULES, FOLD_VERSION, snapshot.offset, snapshot.time_max)
+        packed, digest = zlib.compress(header, 1), sha256(_sealed(row, header)).digest()
 
         # REPLACE: what is there already may be damaged, and is the same otherwise.
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?)", fresh)
-            connection.execute(
-                "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*row, zlib.compress(header, 1), sha256(_sealed(row, header)).digest()),
-            )
+            there = "SELECT header FROM snapshots WHERE log_id = ? AND stream_id = ? AND version = ? AND rules = ? AND fold = ?"
+            replaced = connection.execute(there, row[:5]).fetchone()
+            used = "SELECT 1 FROM uses JOIN chunks USING (digest) WHERE digest = ? AND log_id = ? AND stream_id = ?"
+            for chunk in (chunk for parts in chunks.values() for chunk in parts.values()):
+                key = bytes.fromhex(chunk.digest)
+                if key not in fresh and not connection.execute(used, (key, log_id, stream_id)).fetchone():
+                    fresh[key] = zlib.compress(encoded(chunk.items), 1)  # Another process has dropped it.
+            connection.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?)", fresh.items())
+            connection.executemany("INSERT OR REPLACE INTO uses VALUES (?, ?, ?)", [(key, log_id, stream_id) for key in fresh])
+            connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, packed, digest))
+            if replaced not in (None, (packed,)):  # An earlier record at the same version.
+                _sweep(connection, log_id, stream_id, replaced)
             connection.execute("COMMIT")
 
         self._use(write)
-        return chunks
+        return snapshot._replace(chunks=chunks, written=written + len(packed))
 
     def load(self, log_id: str, fold: StreamFold, *, end: int, version_max: int | None, time_max: int | None) -> Snapshot | None:
         """Fill `fold`, which is new, from the latest snapshot within the limits; None where there is none.
@@ -157,7 +182,8 @@ class SnapshotStore:
             ).fetchall()
             for *row, packed, digest in rows:
                 try:
-                    return self._restore(connection, fold, tuple(row), zlib.decompress(packed), digest)
+                    found = self._restore(connection, fold, tuple(row), zlib.decompress(packed), digest)
+                    return found._replace(written=found.written + len(packed))
                 except (ValueError, LookupError, TypeError, zlib.error):
                     continue  # Damaged: an earlier one, or none, gives the same state with more work.
             return None
@@ -176,15 +202,18 @@ class SnapshotStore:
 
         return self._use(read) or []
 
-    def drop(self, log_id: str, stream_id: str, version: int) -> None:
-        """Forget a snapshot."""
+    def drop(self, log_id: str, stream_id: str, spans: Sequence[tuple[int, int]]) -> bool:
+        """Forget the snapshots of a stream at these versions, first to last; whether there were any."""
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM snapshots WHERE log_id = ? AND stream_id = ? AND version = ?", (log_id, stream_id, version)
-            )
+        def write(connection: sqlite3.Connection) -> bool:
+            connection.execute("BEGIN IMMEDIATE")
+            dropped = sum([_drop(connection, log_id, stream_id, first, last) for first, last in spans])
+            connection.execute("COMMIT")
+            if dropped:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # It still holds what was written first.
+            return dropped > 0
 
-        self._use(write)
+        return self._use(write) or False
 
     def close(self) -> None:
         """Let go of the file."""
@@ -215,7 +244,8 @@ class SnapshotStore:
                     self._connection.execute("PRAGMA journal_mode=WAL")
                     self._connection.execute("PRAGMA synchronous=OFF")
                     self._connection.execute("PRAGMA secure_delete=1")
-                    self._connection.executescript(_TABLES)
+                    if self._connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):
+                        self._connection.executescript(_TABLES)
                 return work(self._connection)
             except sqlite3.Error:
                 self._off = True
@@ -230,16 +260,15 @@ class SnapshotStore:
     ) -> Snapshot:
         """Fill `fold`. Raises `ValueError`, `KeyError` or `TypeError` before anything is filled."""
         data = json.loads(header)
-        if sha256(_sealed(row, header)).digest() != digest or data["format"] != FORMAT:
+        if sha256(_sealed(row, header)).digest() != digest:
             raise ValueError("the snapshot is not what was saved")
-        lists: dict[str, list[Any]] = {}
-        chunks: Chunks = {}
-        for name, digests in data["sections"].items():
-            make = _MAKERS[name]
-            parts = [[make(item) for item in self._fetch(connection, digest)] for digest in digests]
-            first = data["forgotten"] // CHUNK_ITEMS if name == "decided" else 0
-            lists[name] = [item for part in parts for item in part]
-            chunks[name] = {first + i: (part, digest) for i, (part, digest) in enumerate(zip(parts, digests, strict=True))}
+
+        def fetch(digest: str) -> bytes:
+            (packed,) = connection.execute("SELECT data FROM chunks WHERE digest = ?", (bytes.fromhex(digest),)).fetchone()
+            return zlib.decompress(packed)
+
+        chunks = read(data["sections"], fetch, data["forgotten"])
+        lists = {name: joined(chunks, name) for name in chunks}
         ancestors = [Ancestor(*above) for above in data["ancestors"]]
         _, _, version, _, _, offset, time_max = row
         head = bytes.fromhex(data["head"])
@@ -255,15 +284,7 @@ class SnapshotStore:
         fold.version, fold.head, fold.offset, fold.rejected = version, head, offset, data["rejected"]
         fold.effect_offset, fold.effect_time = data["effect"]
         held = [(append_id, count, offsets) for append_id, count, offsets in data["held"]]
-        return Snapshot(fold, offset, time_max, data["record"], held, ancestors, chunks)
-
-    def _fetch(self, connection: sqlite3.Connection, digest: str) -> list[Any]:
-        (data,) = connection.execute("SELECT data FROM chunks WHERE digest = ?", (bytes.fromhex(digest),)).fetchone()
-        text = zlib.decompress(data)
-        if sha256(text).hexdigest() != digest:
-            raise ValueError("a chunk is not what was saved")
-        items: list[Any] = json.loads(text)
-        return items
+        return Snapshot(fold, offset, time_max, data["record"], held, ancestors, chunks, data["written"])
 
 
 _STORES: weakref.WeakSet[SnapshotStore] = weakref.WeakSet()
@@ -288,58 +309,31 @@ def _sealed(row: Sequence[Any], header: bytes) -> bytes:
     return json.dumps(row).encode() + b"\n" + header
 
 
-def _sections(fold: StreamFold) -> Iterator[tuple[str, int, list[Any]]]:
-    """The lists that make up a fold, each with the absolute number of its first item."""
-    evolving, arbiter = fold.evolving, fold.arbiter
-    yield "messages", 0, evolving.messages
-    yield "facts", 0, list(evolving.facts.items())
-    yield "tool_calls", 0, list(evolving.tool_calls.items())
-    yield "anomalies", 0, evolving.anomalies
-    yield "targets", 0, list(arbiter.targets.items())
-    yield "decided", arbiter.forgotten, arbiter.remembered()
+def _drop(connection: sqlite3.Connection, log_id: str, stream_id: str, first: int, last: int) -> int:
+    """Delete a stream's snapshots of some versions, and the chunks that nobody uses then; how many they were."""
+    within = "FROM snapshots WHERE log_id = ? AND stream_id = ? AND version BETWEEN ? AND ?"
+    headers = [header for (header,) in connection.execute(f"SELECT header {within}", (log_id, stream_id, first, last))]
+    if headers:
+        connection.execute(f"DELETE {within}", (log_id, stream_id, first, last))
+        _sweep(connection, log_id, stream_id, headers)
+    return len(headers)
 
 
-def _parts(items: list[Any], base: int) -> Iterator[tuple[int, list[Any]]]:
-    """Cut a list at multiples of the chunk size, counted from item 0 even where the first ones were forgotten."""
-    start = 0
-    while start < len(items):
-        number = (base + start) // CHUNK_ITEMS
-        end = min(len(items), (number + 1) * CHUNK_ITEMS - base)
-        yield number, items[start:end]
-        start = end
+def _sweep(connection: sqlite3.Connection, log_id: str, stream_id: str, gone: Sequence[Any]) -> None:
+    """Delete the chunks of snapshots that are gone, but for those that the stream's others use, or another stream."""
+    rest = connection.execute("SELECT header FROM snapshots WHERE log_id = ? AND stream_id = ?", (log_id, stream_id))
+    orphans = _digests(gone) - _digests(header for (header,) in rest)
+    uses = [(bytes.fromhex(digest), log_id, stream_id) for digest in orphans]
+    connection.executemany("DELETE FROM uses WHERE digest = ? AND log_id = ? AND stream_id = ?", uses)
+    unused = "DELETE FROM chunks WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM uses WHERE digest = ?1)"
+    connection.executemany(unused, [(key,) for key, _, _ in uses])
 
 
-def _chunk(part: list[Any], known: tuple[list[Any], str] | None, fresh: list[tuple[bytes, bytes]]) -> tuple[list[Any], str]:
-    # Entries are immutable and shared, so the comparison is mostly one of pointers.
-    if known is not None and known[0] == part:
-        return known
-    text = json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode()
-    digest = sha256(text)
-    fresh.append((digest.digest(), zlib.compress(text, 1)))
-    return part, digest.hexdigest()
-
-
-def _message(item: list[Any]) -> Message:
-    item[_CALLS] = tuple(item[_CALLS])
-    return Message._make(item)
-
-
-def _tool_call(item: list[Any]) -> tuple[str, ToolCall]:
-    call_id, call = item
-    if call[_LEASE]:
-        call[_LEASE] = Lease(*call[_LEASE])
-    return call_id, ToolCall._make(call)
-
-
-_CALLS = Message._fields.index("tool_calls")
-_LEASE = ToolCall._fields.index("lease")
-
-
-_MAKERS: dict[str, Any] = {
-    "messages": _message,
-    "facts": lambda item: (item[0], Fact(*item[1])),
-    "tool_calls": _tool_call,
-    "anomalies": lambda item: Anomaly(*item),
-    "targets": tuple,
-    "decided": tuple,
-}
+def _digests(headers: Iterable[Any]) -> set[str]:
+    """The chunks that headers name."""
+    found: set[str] = set()
+    for packed in headers:
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, zlib.error):  # A damaged one holds nothing.
+            for digests in json.loads(zlib.decompress(packed))["sections"].values():
+                found.update(digests)
+    return found
