@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -10,10 +11,10 @@ from ctxlog import ContextLog
 from ctxlog.codec.control import copy_started, encode_control, schema_published
 from ctxlog.codec.framing import frame_confluent
 from ctxlog.codec.schemas import shipped
-from ctxlog.errors import BelowHorizonError, IntegrityError, LogOpenError, StorageError
+from ctxlog.errors import BelowHorizonError, IntegrityError, LogBusyError, LogOpenError, StorageError
 from ctxlog.log.memory import MemoryLog
 from ctxlog.log.protocol import Bounds
-from ctxlog.model.records import NewRecord, Origin, Placed
+from ctxlog.model.records import NewRecord, Origin, Placed, Record
 from ctxlog.replay.copying import copy_log
 from ctxlog.replay.reader import LogReader
 from unit.copies import STREAMS, T0, Breaks, events_of, source_log, stopped_copy, told, without_misplaced, without_rejected
@@ -90,6 +91,57 @@ def test_records_that_two_runs_of_a_copy_wrote_are_not_taken_for_later_ones(monk
     copy_log(source, target)
     assert without_rejected(told(target)) == without_rejected(told(source))
     assert {str(record.origin) for record in events_of(target)} == {str(r.origin) for r in events_of(copied(source))}
+
+
+class Twice(Wrapped):
+    """A target into which another run copies before the n-th append: the whole rest, or as far as it comes in some appends."""
+
+    def __init__(self, log: MemoryLog, source: MemoryLog, number: int, appends: int) -> None:
+        super().__init__(log)
+        self.source, self.left, self.appends = source, number, appends
+
+    def append(self, records: Sequence[NewRecord]) -> list[Placed]:
+        self.left -= 1
+        if self.left == 0:
+            with contextlib.suppress(StorageError):
+                copy_log(self.source, Breaks(self.inner, self.appends, 1))  # type: ignore[arg-type]
+        return self.inner.append(records)
+
+
+@pytest.mark.parametrize("appends", [4, 8, 1000])
+def test_of_two_runs_at_once_one_stops_before_ids_are_forgotten(monkeypatch: pytest.MonkeyPatch, appends: int) -> None:
+    """A stream remembers so many ids and no more: a run that is far behind another would bring events that are taken again."""
+    monkeypatch.setattr("ctxlog.replay.copying.BATCH_RECORDS", 3)
+    stopped = 0
+    for number in range(2, 24):
+        source, target = source_log(), MemoryLog(2)
+        try:
+            copy_log(source, Twice(target, source, number, appends))
+        except LogBusyError:
+            stopped += 1
+        assert len(events_of(target)) <= len(copied_events(source)) + 2 * 3
+        assert copy_log(source, target).outcome in ("resumed", "finished before")
+        assert without_rejected(told(target)) == without_rejected(told(source))
+    assert stopped > 10
+
+
+def test_a_run_that_stood_still_writes_nothing_behind_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks before it writes too: the other run may be so far ahead that ids are forgotten already."""
+    monkeypatch.setattr("ctxlog.replay.copying.BATCH_RECORDS", 3)
+    source, target = source_log(), MemoryLog(2)
+    others = iter([target])
+
+    def stand_still(_done: int, _total: int) -> None:
+        for other in others:
+            copy_log(source, other)
+
+    with pytest.raises(LogBusyError, match="another run copies into partition"):
+        copy_log(source, target, progress=stand_still)
+    assert len(events_of(target)) == len(copied_events(source))
+
+
+def copied_events(source: MemoryLog) -> list[Record]:
+    return events_of(copied(source))
 
 
 def copied(source: MemoryLog) -> MemoryLog:

@@ -16,7 +16,7 @@ from ctxlog.codec.control import Control, copy_finished, copy_started, encode_co
 from ctxlog.codec.framing import registry_id_of, unframe
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.core.partitioner import partition_of
-from ctxlog.errors import IntegrityError, LogOpenError
+from ctxlog.errors import IntegrityError, LogBusyError, LogOpenError
 from ctxlog.log.protocol import EventLog
 from ctxlog.log.publication import wait_until_shown
 from ctxlog.model.records import CONTROL_KEY, NewRecord, Origin, Record, Rejected
@@ -60,6 +60,7 @@ def copy_log(source: EventLog, target: EventLog, *, progress: Callable[[int, int
 
     Raises:
         LogOpenError: The target holds something else, or got it before the copy could start; no record was copied.
+        LogBusyError: Another run copies into the target at the same time.
         IntegrityError: A record's schema has another meaning in the target, or the target holds a copied record that the source
             does not have; the copy was stopped there.
     """
@@ -77,6 +78,8 @@ class _Copy:
         # The origin of the last copied record that is there, by partition of the target and of the source. Each such pair is
         # always filled in the same order, so all before it is there too, whoever else wrote, and also where the source grew.
         self.last: dict[tuple[int, int], Origin] = {}
+        # By partition of the target: below this offset all copied records were there when this run began, or are its own.
+        self.seen: dict[int, int] = {}
         self.batch: list[NewRecord] = []
         self.batch_bytes = 0
         self.copied = self.records = self.undecodable = self.misplaced = 0
@@ -122,6 +125,7 @@ class _Copy:
                 if record.key not in (None, CONTROL_KEY) and record.origin is not None:
                     self.last[context.partition, self._source_partition(record)] = record.origin
                     self.records += 1
+            self.seen[context.partition] = end
         if not any(context.copied_from is None or context.copying for context in contexts):
             return "finished before"
         fresh = [context.partition for context in contexts if context.copied_from is None]
@@ -191,9 +195,24 @@ class _Copy:
             )
 
     def _flush(self) -> None:
-        if self.batch:
-            self.target.append(self.batch)
-        self.batch, self.batch_bytes = [], 0
+        """Append what is due, and see before and after that nobody else copies."""
+        batch, self.batch, self.batch_bytes = self.batch, [], 0
+        for partition in {record.partition for record in batch}:
+            self._check_alone(partition, self.target.bounds(partition).end)
+        positions = [placed.position for placed in self.target.append(batch)] if batch else []
+        for partition, first in dict(reversed(positions)).items():
+            self._check_alone(partition, first)
+        self.seen.update((partition, offset + 1) for partition, offset in positions)
+
+    def _check_alone(self, partition: int, end: int) -> None:
+        """See that nobody else copied into a partition since this run looked there, up to `end`."""
+        if any(record.origin for record in self.target.read(partition, self.seen[partition], end)):
+            # Records come twice then. Arbitration forgets ids in the end, and would take one that comes much later again.
+            raise LogBusyError(
+                f"{self.target.url}: another run copies into partition {partition} too; this one was stopped, and what it copied "
+                "stays. Let one run end, and then run it again."
+            )
+        self.seen[partition] = max(end, self.seen[partition])
 
     def _finish(self) -> None:
         """End the copy in every partition, with what stayed behind."""
