@@ -13,6 +13,7 @@ import pytest
 
 from ctxlog import ContextLog
 from ctxlog.audit.verify import verify
+from ctxlog.core.arbitration import Arbiter
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import FactRemoved, FactSet, MessageAppended, ToolCalled, ToolReturned
 from ctxlog.model.points import AtVersion, Latest, Point
@@ -20,6 +21,7 @@ from ctxlog.model.records import NewRecord
 from ctxlog.replay.manifest import Replay
 from ctxlog.replay.replayer import Replayer
 from ctxlog.replay.snapshots import SnapshotStore
+from writing import expecting, publish, raw
 
 EVERY = 10
 SECRET = "correct horse battery staple"
@@ -223,6 +225,48 @@ def test_a_redaction_without_effect_drops_nothing(log: ContextLog) -> None:
         log.context("s").redact_message(target)
         _ = log.context("s").state
         assert versions(log) == kept
+
+
+def test_a_replay_that_ends_after_a_redaction_drops_what_was_redacted_before_it_keeps_a_snapshot(
+    log: ContextLog, cache: sqlite3.Connection
+) -> None:
+    """Later readers start from that snapshot, and do not come past the redaction."""
+    message = log.context("s").add_message("user", SECRET).event_id
+    filler(log, 2 * EVERY)
+    writer = ContextLog(log.log).context("s")
+    writer.redact_message(message)
+    writer.append_each([(MessageAppended(role="user", content="x"), {})] * 2 * EVERY)
+    replayed(log, AtVersion(35))
+    _ = log.context("s").state
+    assert SECRET not in kept_text(cache)
+    assert replayed(log).manifest.started_from == 40
+
+
+def test_an_id_that_was_forgotten_and_came_again_does_not_hide_where_a_message_came_first(
+    log: ContextLog, cache: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Arbiter.__init__.__kwdefaults__, "decided_max", 7)
+    message = log.context("s").add_message("user", SECRET).event_id
+    filler(log, EVERY)
+    assert SECRET in kept_text(cache)
+    publish(log.log)
+    log.log.append([raw(log.log, "s", "MessageAppended", message), raw(log.log, "s", "MessageRedacted", "r", message_id=message)])
+    assert [anomaly.reason for anomaly in replayed(log).anomalies] == ["message_exists"]
+    assert SECRET not in kept_text(cache)
+
+
+def test_a_snapshot_in_the_place_of_another_leaves_nothing_of_it(log: ContextLog, cache: sqlite3.Connection) -> None:
+    """Conflicts change what is remembered, and no version."""
+    filler(log)
+    publish(log.log)
+    for number in range(EVERY):
+        log.log.append([raw(log.log, "s", "FactSet", f"late{number}", precondition=expecting(expected_version=3))])
+    assert replayed(log).state.version == EVERY
+    assert versions(log) == [EVERY]
+    used = set()
+    for (header,) in cache.execute("SELECT header FROM snapshots"):
+        used |= {digest for digests in json.loads(zlib.decompress(header))["sections"].values() for digest in digests}
+    assert {digest.hex() for (digest,) in cache.execute("SELECT digest FROM chunks")} == used
 
 
 def test_a_fork_keeps_what_it_inherited_though_the_parent_redacts_it(
