@@ -46,7 +46,7 @@ bench: $(STAMP) ## Run each benchmark; results go to benchmarks/results/
 	done
 
 lock: $(STAMP) ## Renew requirements.lock from pyproject.toml (UPGRADE=1 takes newer versions)
-	@[ -x $(BIN)/uv ] || $(PIP) install --quiet uv
+	@[ -x $(BIN)/uv ] || $(PIP) install --quiet uv==0.13.9
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		$(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock

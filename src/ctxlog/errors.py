@@ -111,7 +111,7 @@ class AbandonedError(RetriableError):
     def __init__(self, stream_id: str) -> None:
         self.stream_id = stream_id
         super().__init__(
-            f"stream {stream_id!r}: the append was abandoned because 64 later ones opened before it was complete; "
+            f"stream {stream_id!r}: the append was abandoned because too many later ones were begun before it was complete; "
             "nothing was changed. Append again."
         )
 

@@ -65,5 +65,5 @@ def open_log(url: str | None = None, *, create: bool = True, partitions: int = 1
         from ctxlog.log.memory import MemoryLog
 
         return MemoryLog(partitions), None
-    said = f", from {source}" if url is None else ""
+    said = f", from {source}" if source != "given" else ""
     raise InvalidInputError(f"log {found!r}{said}: expected embedded:PATH or memory:; nothing was opened")

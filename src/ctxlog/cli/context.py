@@ -149,9 +149,7 @@ def _body(message: Message) -> Iterator[str]:
     if message.redacted_by is not None:
         yield paint("[redacted]", fg="red")
         return
-    body = (
-        message.content if message.content is not None else text.plain_parts(message.parts) if message.parts is not None else ""
-    )
+    body = text.plain_text(message.content, message.parts)
     width = columns()
     for row in text.lines_of(body) if body else ():
         yield from [row] if width is None else text.wrap(row, min(WIDEST, width) - 5)

@@ -86,11 +86,7 @@ def _message(change: MessageChange) -> None:
 
 
 def _body(sign: str, message: Message) -> None:
-    body = (
-        message.content if message.content is not None else text.plain_parts(message.parts) if message.parts is not None else ""
-    )
-    if message.redacted_by is not None:
-        body = "[redacted]"
+    body = text.plain_text(message.content, message.parts) if message.redacted_by is None else "[redacted]"
     room = value_columns(6)
     lines = [part for row in text.lines_of(body) for part in text.wrap(row, room)] if body else []
     shown = lines if len(lines) <= LINES_MAX else lines[: LINES_MAX - 1]
@@ -121,4 +117,4 @@ def _call(change: CallChange) -> None:
 def _result(call: ToolCall | None) -> str:
     if call is None:
         return ""
-    return text.one_line(call.result if call.result is not None else text.plain_parts(call.result_parts or "") or "—")
+    return text.one_line(text.plain_text(call.result, call.result_parts) or "—")

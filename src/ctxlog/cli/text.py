@@ -139,6 +139,11 @@ def clock(time_ms: int) -> str:
     return f"{text[:-1]}.000Z" if len(text) == 20 else f"{text[:-4]}Z" if len(text) == 27 else text
 
 
+def plain_text(content: str | None, parts: str | None) -> str:
+    """What people can read of a message or a result: its text, or that of its parts."""
+    return content if content is not None else plain_parts(parts) if parts is not None else ""
+
+
 def plain_parts(parts: str) -> str:
     """What people can read of a message's parts: their texts, and the kinds of the rest in brackets."""
     import json

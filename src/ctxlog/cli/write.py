@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +12,7 @@ from ctxlog.cli.output import line, note, print_json
 from ctxlog.cli.progress import progress
 from ctxlog.cli.session import Session, log_option, output_option
 from ctxlog.cli.text import count, visible
-from ctxlog.errors import InvalidInputError
+from ctxlog.errors import InvalidInputError, LogOpenError
 
 if TYPE_CHECKING:
     from ctxlog.importers import ImportReport
@@ -125,23 +127,16 @@ def copy_command(session: Session, target: str, partitions: int | None) -> None:
     Positions are not. Records that no reader can decode stay behind and are counted.
     """
     from ctxlog.replay.copying import copy_log
-    from ctxlog.wiring import open_log
 
-    with session.reading() as opened:
-        found, snapshots = open_log(target, partitions=partitions or 1)
-        try:
-            if partitions is not None and found.partitions != partitions:
-                raise click.UsageError(f"{_partitions(found)}, not {partitions}; nothing was copied.")
-            with progress("Copying") as step:
-                try:
-                    report = copy_log(opened.log, found, progress=step)
-                except KeyboardInterrupt:
-                    note("what was copied stays; the same command goes on from there.")
-                    raise
-        finally:
-            found.close()
-            if snapshots is not None:
-                snapshots.close()
+    with session.reading() as opened, _opened(target, partitions=partitions or 1) as found:
+        if partitions is not None and found.partitions != partitions:
+            raise click.UsageError(f"{_partitions(found)}, not {partitions}; nothing was copied.")
+        with progress("Copying") as step:
+            try:
+                report = copy_log(opened.log, found, progress=step)
+            except KeyboardInterrupt:
+                note("what was copied stays; the same command goes on from there.")
+                raise
     if not session.people:
         print_json(report.to_dict(), session.output)
         return
@@ -149,6 +144,20 @@ def copy_command(session: Session, target: str, partitions: int | None) -> None:
     line(f"{report.outcome}: {count(report.copied, 'record')} to {visible(found.url)}, {held}")
     if report.undecodable or report.misplaced:
         note(f"left behind: {report.undecodable:,} undecodable and {report.misplaced:,} misplaced, which no reader takes.")
+
+
+@contextlib.contextmanager
+def _opened(url: str | None, *, create: bool = True, partitions: int = 1) -> Iterator[EventLog]:
+    """A backend by itself, without what only contexts need."""
+    from ctxlog.wiring import open_log
+
+    log, snapshots = open_log(url, create=create, partitions=partitions)
+    try:
+        yield log
+    finally:
+        log.close()
+        if snapshots is not None:
+            snapshots.close()
 
 
 def _partitions(log: EventLog) -> str:
@@ -164,27 +173,16 @@ def _partitions(log: EventLog) -> str:
 @click.pass_obj
 def init_command(session: Session, partitions: int | None) -> None:
     """Create the log. An embedded log is also made by the first command that writes to it; run again, this changes nothing."""
-    from ctxlog.errors import LogOpenError
-    from ctxlog.wiring import open_log
-
-    try:
-        log, snapshots = open_log(session.url, create=False)
-        created = False
-    except LogOpenError:
-        log, snapshots = open_log(session.url, partitions=partitions or 1)
-        created = True
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            log, created = stack.enter_context(_opened(session.url, create=False)), False
+        except LogOpenError:  # None is there. Where another fault is the reason, creating one says so too, and changes nothing.
+            log, created = stack.enter_context(_opened(session.url, partitions=partitions or 1)), True
         if partitions is not None and log.partitions != partitions:
             raise click.UsageError(f"{_partitions(log)}, not {partitions}; nothing was changed.")
-        if session.people:
-            done = "created" if created else "exists"
-            line(f"{done}: {visible(log.url)}, {count(log.partitions, 'partition')}, log {log.log_id}")
-        else:
-            print_json(
-                {"log": log.url, "log_id": log.log_id, "partitions": log.partitions, "created": created},
-                session.output,
-            )
-    finally:
-        log.close()
-        if snapshots is not None:
-            snapshots.close()
+        found = {"log": log.url, "log_id": log.log_id, "partitions": log.partitions, "created": created}
+    if session.people:
+        done = "created" if created else "exists"
+        line(f"{done}: {visible(log.url)}, {count(log.partitions, 'partition')}, log {log.log_id}")
+    else:
+        print_json(found, session.output)

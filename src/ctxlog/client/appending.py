@@ -15,6 +15,7 @@ from ctxlog.core.arbitration import APPEND_EVENTS_MAX
 from ctxlog.errors import InvalidInputError, UndecodableError
 from ctxlog.model.events import Event, micros
 from ctxlog.model.ids import broken_rule, check_actor, check_id
+from ctxlog.model.state import NUMBER_MAX
 from ctxlog.uuids import uuid7
 
 _HEAD = re.compile(r"[0-9a-f]{64}")
@@ -68,7 +69,7 @@ def metas_of(writer: Writer, batch: Sequence[Event], event_ids: Sequence[str], o
         occurred_us = micros(occurred_at)
     except ValueError as error:
         raise InvalidInputError(f"occurred_at: {error}; nothing was appended") from None
-    if occurred_us is not None and (type(occurred_us) is not int or not -(2**53) < occurred_us < 2**53):
+    if occurred_us is not None and (type(occurred_us) is not int or not -NUMBER_MAX <= occurred_us <= NUMBER_MAX):
         raise InvalidInputError("occurred_at: expected a datetime with a zone, or µs since 1970 UTC; nothing was appended")
     causation_id, correlation_id = options.get("causation_id") or None, options.get("correlation_id") or None
     for what, value in (("causation id", causation_id), ("correlation id", correlation_id)):
@@ -139,7 +140,7 @@ def _precondition(index: int, options: AppendOptions, expected_target: int | Non
 
 
 def _check_version(name: str, number: Any) -> None:
-    if type(number) is not int or not 0 <= number < 2**63:
+    if type(number) is not int or not 0 <= number <= NUMBER_MAX:
         raise InvalidInputError(f"{name}: expected a version from 0, found {number!r}; nothing was appended")
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import rfc8785
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, check_circular=False).encode
+from ctxlog.model.state import NUMBER_MAX
 
-_LIMIT = 2**53
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, check_circular=False).encode
 
 
 def canonical_json(value: Any) -> bytes:
@@ -33,7 +33,7 @@ def _plain(value: Any) -> bool:
     if kind is str or value is None or kind is bool:
         return True
     if kind is int:
-        return bool(-_LIMIT < value < _LIMIT)
+        return bool(-NUMBER_MAX <= value <= NUMBER_MAX)
     if kind is dict:
         # isascii reads a flag of the string; UTF-16 order and code point order agree below U+10000.
         return all((key.isascii() or max(key) < "\ud800") and _plain(item) for key, item in value.items())

@@ -12,13 +12,10 @@ from typing import Any
 
 from ctxlog.errors import NewerEventError
 from ctxlog.model.records import Accepted
-from ctxlog.model.state import Anomaly, ContextState, Fact, Lease, Message, Parent, ToolCall
+from ctxlog.model.state import NUMBER_MAX, Anomaly, ContextState, Fact, Lease, Message, Parent, ToolCall
 
 FOLD_VERSION = 1
 """Kept wherever a state is kept or attested."""
-
-NUMBER_MAX = 2**53 - 1
-"""Largest number that every JSON reader carries exactly (RFC 8785, I-JSON)."""
 
 
 class Evolving:

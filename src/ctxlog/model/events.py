@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ctxlog.model.ids import broken_rule
+from ctxlog.model.state import NUMBER_MAX
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LIMIT = 2**53 - 1
 
 
 def micros(value: Any) -> Any:
@@ -34,9 +34,9 @@ def _id(value: str) -> str:
     return value
 
 
-Micros = Annotated[int, BeforeValidator(micros), Field(ge=-_LIMIT, le=_LIMIT, strict=True)]
+Micros = Annotated[int, BeforeValidator(micros), Field(ge=-NUMBER_MAX, le=NUMBER_MAX, strict=True)]
 Id = Annotated[str, AfterValidator(_id)]
-Version = Annotated[int, Field(ge=0, le=_LIMIT, strict=True)]
+Version = Annotated[int, Field(ge=0, le=NUMBER_MAX, strict=True)]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -106,7 +106,7 @@ class FactRemoved(Event):
 
 
 class ToolCalled(Event):
-    """A tool was called, or the lease of an open call was taken over. Without `call_id`, the event's id is the call's."""
+    """A tool was called, or the lease of an open call was taken over. `Context.add_tool_call` makes the event's id the call's."""
 
     type_name: ClassVar[str] = "ctxlog.ToolCalled"
 

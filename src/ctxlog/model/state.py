@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+NUMBER_MAX = 2**53 - 1
+"""Largest number that every JSON reader carries exactly (RFC 8785, I-JSON)."""
+
 
 class Message(NamedTuple):
     """One message, as its source gave it. A tool result is a message of role `tool`."""

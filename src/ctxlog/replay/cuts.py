@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxlog.core.evolve import NUMBER_MAX
 from ctxlog.errors import IntegrityError, PointError
 from ctxlog.model.points import AtCut, AtDecision, AtEvent, AtOffset, AtVersion, Point
+from ctxlog.model.state import NUMBER_MAX
 from ctxlog.replay.summaries import matching
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ctxlog.core.evolve import NUMBER_MAX
 from ctxlog.errors import IntegrityError, PointError
+from ctxlog.model.state import NUMBER_MAX
 
 if TYPE_CHECKING:
     from ctxlog.replay.replayer import Replayer

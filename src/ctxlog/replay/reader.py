@@ -29,7 +29,8 @@ class LogReader:
         self.log = log
         self._contexts = {partition: PartitionContext(partition) for partition in range(log.partitions)}
         self._lock = threading.Lock()
-        # By partition of a copy: an offset, and the time of an event that no event below the offset is later than.
+        # By partition of a copy: an offset, and the time of an event that no event below the offset is later than. Threads may
+        # each set it to what they found: every pair is true by itself.
         self._latest = dict.fromkeys(self._contexts, (0, _BEFORE_ALL))
         for partition in range(log.partitions):
             found = self.context(partition, self.check_horizon(partition)).genesis
