@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from ctxlog.core.arbitration import Arbiter
 from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, InvalidInputError, StorageError
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import FactSet, MessageAppended
-from ctxlog.model.records import CONTROL_KEY
+from ctxlog.model.records import CONTROL_KEY, Record
 from ctxlog.replay.snapshots import SnapshotStore
 from writing import LosesAnswers, ShowsLate, Wrapped, group, raw
 
@@ -315,6 +315,39 @@ class Then(Wrapped):
             work, self.work = self.work, None
             work()
         return placed
+
+
+class Hides(Wrapped):
+    """Does not give the events that it took, whoever reads."""
+
+    hiding = False
+
+    def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
+        found = self.inner.read(partition, start, end, key=key)
+        return (record for record in found if not self.hiding or record.key == CONTROL_KEY)
+
+
+def test_an_append_of_which_nothing_is_seen_has_no_outcome_yet() -> None:
+    """A conflict would say that it was decided, and that it may be made again with new ids."""
+    log = ContextLog(backend := Hides(MemoryLog()))
+    context = log.context("a/b")
+    backend.hiding = True
+    with pytest.raises(IndeterminateError, match="none is found") as caught:
+        context.append([HI, SET])
+    with pytest.raises(IndeterminateError) as again:
+        log.resolve(caught.value)
+    backend.hiding = False
+    assert ContextLog(backend).resolve(again.value).version == 2
+
+
+@pytest.mark.parametrize(("ids", "reason"), [(["x", "y"], "malformed"), (["z", "w"], "duplicate")])
+def test_an_append_with_the_ids_of_another_one_is_told_that_it_was_not_its_precondition(ids: list[str], reason: str) -> None:
+    log = ContextLog(MemoryLog())
+    context = log.context("a/b")
+    context.append(HI, event_ids=["w"])
+    log.log.append([raw(log.log, "a/b", "MessageAppended", "x", append=group("x", 0, 3))])
+    with pytest.raises(ConflictError, match=rf"expected event ids that no other append has \({reason}\), log is at 1 \(0@"):
+        context.append([HI, SET], event_ids=ids, expected_version=1)
 
 
 def test_an_outcome_is_told_though_another_thread_read_past_the_records() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from ctxlog.errors import (
     AbandonedError,
     ConflictError,
     IndeterminateError,
+    IntegrityError,
     InvalidInputError,
     LineageError,
     LogBusyError,
@@ -36,6 +38,8 @@ from ctxlog.replay.summaries import StreamSummary, matching, summarize
 CURSORS_MAX = 64
 """Streams whose fold a log keeps at hand, so that a read costs what was appended since the last one."""
 
+_NOT_FOUND = "the log took them, and none is found in the stream"
+
 
 class ContextLog:
     """A log, opened. Threads may share one; `close` it, or use it in a `with` statement.
@@ -55,8 +59,9 @@ class ContextLog:
         self._replayer = Replayer(self.log, self.snapshots)
         self._publisher = Publisher(self.log, self._replayer.reader)
         self._cursors: OrderedDict[str, StreamCursor] = OrderedDict()
-        self._written: dict[int, int] = {}
         self._lock = threading.RLock()
+        self._written: dict[int, int] = {}
+        self._written_lock = threading.Lock()  # Its own, so that appends do not wait for a long read.
 
     @classmethod
     def open(cls, url: str | None = None) -> Self:
@@ -150,13 +155,18 @@ class ContextLog:
                 replayer.advance(cursor, self._caught_up(partition), seen=watch)
         except (OutcomeUnknownError, StorageError, LogBusyError) as cause:
             raise self._unknown(error.stream_id, error.records, error.event_ids, error.conditional, cause) from cause
-        return watch.result(error.stream_id, partition, error.event_ids, "what the append asked for")
+        done = watch.result(error.stream_id, partition, error.event_ids, "what the append asked for")
+        if done is None:
+            raise self._unknown(error.stream_id, error.records, error.event_ids, error.conditional, _NOT_FOUND)
+        return done
 
     def close(self) -> None:
         """Let go of the log's files and connections."""
-        self.log.close()
-        if self.snapshots is not None:
-            self.snapshots.close()
+        try:
+            self.log.close()
+        finally:
+            if self.snapshots is not None:
+                self.snapshots.close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,30 +175,45 @@ class ContextLog:
         self.close()
 
     def _state(self, stream_id: str) -> ContextState:
-        _ = self.replayer  # A forked child takes a lock of its own: its parent's may be held for ever.
-        with self._lock:  # Another thread may read the same cursor on.
-            return self._read(stream_id).fold.state()
+        with self._holding(stream_id) as end:  # Another thread may read the same cursor on.
+            return self._read_on(stream_id, end).fold.state()
 
-    def _read(self, stream_id: str, seen: Seen | None = None) -> StreamCursor:
+    def _read(self, stream_id: str) -> StreamCursor:
         """The stream's cursor, read on to the end of its partition and to all that this log wrote."""
-        replayer = self.replayer
-        with self._lock:
-            partition = replayer.reader.partition(stream_id)
-            end = replayer.end(stream_id)
-            if end < self._written.get(partition, 0):
-                end = self._caught_up(partition)
-            cursor = self._cursors.pop(stream_id, None)
-            if cursor is None:
-                self._settle()  # A fork reads its parent in another partition.
-                cursor = replayer.open(stream_id, end=end)
-            replayer.advance(cursor, end, seen=seen)
-            # Kept only now: a cursor whose reading failed half-way is not used again. Nor is one without its parent's state:
-            # the parent may come.
-            if not isinstance(cursor.fold.failure, LineageError):
-                self._cursors[stream_id] = cursor
-            if len(self._cursors) > CURSORS_MAX:
-                self._cursors.popitem(last=False)
-            return cursor
+        with self._holding(stream_id) as end:
+            return self._read_on(stream_id, end)
+
+    @contextlib.contextmanager
+    def _holding(self, stream_id: str) -> Iterator[int]:
+        """Hold the cursors, once the log shows what a read of the stream needs; the end of its partition.
+
+        What is slow to show is waited for before, so that reads of other streams go on.
+        """
+        replayer = self.replayer  # A forked child takes a lock of its own: its parent's may be held for ever.
+        partition = replayer.reader.partition(stream_id)
+        end = replayer.end(stream_id)
+        if end < self._written.get(partition, 0):
+            end = self._caught_up(partition)
+        settled = False
+        while True:
+            with self._lock:
+                if settled or stream_id in self._cursors:
+                    yield end
+                    return
+            self._settle()  # A fork reads its parent in another partition.
+            settled = True
+
+    def _read_on(self, stream_id: str, end: int, seen: Seen | None = None) -> StreamCursor:
+        """The stream's cursor, read on to `end`, by whoever is `_holding` it."""
+        cursor = self._cursors.pop(stream_id, None) or self._replayer.open(stream_id, end=end)
+        self._replayer.advance(cursor, end, seen=seen)
+        # Kept only now: a cursor whose reading failed half-way is not used again. Nor is one without its parent's state:
+        # the parent may come.
+        if not isinstance(cursor.fold.failure, LineageError):
+            self._cursors[stream_id] = cursor
+        if len(self._cursors) > CURSORS_MAX:
+            self._cursors.popitem(last=False)
+        return cursor
 
     def _caught_up(self, partition: int) -> int:
         """Wait until the partition shows what was written here; its end then. Raises `StorageError`."""
@@ -200,7 +225,7 @@ class ContextLog:
             self._caught_up(partition)
 
     def _unknown(
-        self, stream_id: str, records: Sequence[NewRecord], event_ids: Sequence[str], conditional: bool, cause: Exception
+        self, stream_id: str, records: Sequence[NewRecord], event_ids: Sequence[str], conditional: bool, cause: object
     ) -> IndeterminateError:
         return IndeterminateError(
             self.log.log_id, stream_id, records, event_ids, conditional=conditional, cause=str(cause).rstrip(".")
@@ -208,7 +233,7 @@ class ContextLog:
 
     def _send(self, records: Sequence[NewRecord]) -> list[Position]:
         placed = self.log.append(records)
-        with self._lock:
+        with self._written_lock:
             for position, _ in placed:
                 self._written[position.partition] = max(self._written.get(position.partition, 0), position.offset + 1)
         return [position for position, _ in placed]
@@ -230,32 +255,32 @@ class ContextLog:
         if not conditional:
             return Acknowledged(positions[0], tuple(event_ids))
         try:
-            return self._read_back(stream_id, positions, event_ids, expected)
+            done = self._read_back(stream_id, positions, event_ids, expected)
         except (StorageError, LogBusyError) as error:  # The records are in the log; what it decided cannot be read.
             raise self._unknown(stream_id, records, event_ids, conditional, error) from error
+        if done is None:
+            raise self._unknown(stream_id, records, event_ids, conditional, _NOT_FOUND)
+        return done
 
-    def _read_back(self, stream_id: str, positions: Sequence[Position], event_ids: Sequence[str], expected: str) -> Committed:
-        """What the log decided about an append, read from its own records."""
-        first = positions[0].offset
-        with self._lock:
-            cursor = self._cursors.get(stream_id)
-            if cursor is not None and cursor.next_offset > first:
-                # Another thread of this process read past the records between the append and here.
-                return self._decided(stream_id, positions[0].partition, positions[-1].offset + 1, event_ids, expected)
-            if cursor is None:
-                # Not from a snapshot that another process has taken since: it would hide the records to be seen.
-                self._cursors[stream_id] = self.replayer.open(stream_id, end=first)
-            watch = _Watch(event_ids)
-            self._read(stream_id, watch)
-        if watch.repeated:
-            # The same ids were appended before: what became of them stands further up.
-            return self._decided(stream_id, positions[0].partition, positions[-1].offset + 1, event_ids, expected)
-        return watch.result(stream_id, positions[0].partition, event_ids, expected)
-
-    def _decided(self, stream_id: str, partition: int, end: int, event_ids: Sequence[str], expected: str) -> Committed:
-        """What the log decided about an append, from the stream's beginning."""
+    def _read_back(
+        self, stream_id: str, positions: Sequence[Position], event_ids: Sequence[str], expected: str
+    ) -> Committed | None:
+        """What the log decided about an append, read from its own records. None: it cannot be seen."""
+        (partition, first), last = positions[0], positions[-1].offset
         watch = _Watch(event_ids)
-        self._from_zero(stream_id, max(end, self._caught_up(partition)), watch)
+        with self._holding(stream_id) as end:
+            cursor = self._cursors.get(stream_id)
+            # Another thread of this process may have read past the records between the append and here.
+            passed = cursor is not None and cursor.next_offset > first
+            if not passed:
+                if cursor is None:
+                    # Not from a snapshot that another process has taken since: it would hide the records to be seen.
+                    self._cursors[stream_id] = self._replayer.open(stream_id, end=first)
+                self._read_on(stream_id, end, watch)
+        if passed or watch.repeated:
+            # Repeated: the same ids were appended before, and what became of them stands further up.
+            watch = _Watch(event_ids)
+            self._from_zero(stream_id, max(last + 1, self._caught_up(partition)), watch)
         return watch.result(stream_id, partition, event_ids, expected)
 
     def _from_zero(self, stream_id: str, end: int, watch: _Watch) -> StreamCursor:
@@ -315,11 +340,22 @@ class _Watch:
         elif outcome.event.meta["event_id"] == self._last_id:
             self._version, self._offset = outcome.version, outcome.offset
 
-    def result(self, stream_id: str, partition: int, event_ids: Sequence[str], expected: str) -> Committed:
-        """The outcome, or the error that it is."""
+    def result(self, stream_id: str, partition: int, event_ids: Sequence[str], expected: str) -> Committed | None:
+        """The outcome, or the error that it is. None: nothing was seen of the append."""
         position = Position(partition, self._offset)
         if self._version is not None:
             return Committed(self._version, position, tuple(event_ids))
-        if self._reason == "abandoned":
-            raise AbandonedError(stream_id)
-        raise ConflictError(stream_id, self._actual, expected=expected, position=str(position))
+        match self._reason:
+            case None:
+                return None
+            case "abandoned":
+                raise AbandonedError(stream_id)
+            case "conflict" | "duplicate" | "malformed":
+                if self._reason != "conflict":  # Not a precondition: the ids are those of another append.
+                    expected = f"event ids that no other append has ({self._reason})"
+                raise ConflictError(stream_id, self._actual, expected=expected, position=str(position))
+            case reason:
+                raise IntegrityError(
+                    f"stream {stream_id!r}: expected {position} to be a record of this append, found it {reason}; "
+                    "nothing was changed. Run `ctxlog verify`."
+                )
