@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import sqlite3
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import PROGRAM, Program
-from ctxlog.cli.app import COMMANDS
+from ctxlog.cli.app import COMMANDS, _error_of
+from ctxlog.errors import IndeterminateError
+from ctxlog.model.records import NewRecord
 
 
 def test_help_fits_on_one_screen_and_names_every_command(program: Program) -> None:
@@ -138,6 +141,14 @@ def test_programs_get_errors_as_an_object_with_coordinates(refunds: Program) -> 
     assert error["message"] in done.err
     assert refunds("show", "refunds/9", "-o", "jsonl", code=1).json["error"]["type"] == "UnknownStreamError"
     assert refunds("show", "refunds/1@9", "-o", "jsonl", code=2).json["error"]["type"] == "PointError"
+
+
+def test_an_error_that_is_to_be_resolved_names_the_events_and_shows_no_record() -> None:
+    """A script finds by their ids what became of them; the records are what somebody wrote."""
+    error = IndeterminateError("L", "a/b", [NewRecord(0, b"a/b", b"secret")], ["x", "y"], conditional=True, cause="it failed")
+    told = json.loads(json.dumps(_error_of(error)))["error"]
+    assert told.pop("message") == str(error)
+    assert told == {"type": "IndeterminateError", "log_id": "L", "stream_id": "a/b", "event_ids": ["x", "y"], "conditional": True}
 
 
 def test_output_that_cannot_be_written_is_a_failure_that_says_so(refunds: Program) -> None:

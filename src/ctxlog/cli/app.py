@@ -169,8 +169,15 @@ def _fault(error: Exception) -> int:
 
 def _error_of(error: CtxlogError) -> dict[str, Any]:
     """An error as programs read it: its type, its message, its coordinates."""
-    plain = {name: value for name, value in vars(error).items() if value is None or isinstance(value, str | int)}
+    plain = {name: value for name, value in vars(error).items() if _is_plain(value)}
     return {"error": {"type": type(error).__name__, "message": str(error), **plain}}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is an id, a number, or a list of ids; never records, which hold what the log holds."""
+    if isinstance(value, tuple | list):
+        return all(isinstance(item, str) for item in value)
+    return value is None or isinstance(value, str | int)
 
 
 def _accent(text: str, **style: Any) -> str:
