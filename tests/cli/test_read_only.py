@@ -73,7 +73,10 @@ def test_appending_fails_and_says_why(reader: Reader) -> None:
     for arguments in (("append", "refunds/1", "--message", "user", "x"), ("init", "--log", "embedded:.ctxlog/inner")):
         code, out, err = reader.run(*arguments)
         assert (code, out) == (1, "")
-        assert "may read the log and not write it; nothing was appended" in err or "Permission denied" in err
+        assert (
+            "may read the log and not write it; nothing was appended. Give its user the right" in err
+            or "Permission denied" in err
+        )
 
 
 def test_a_reader_sees_what_a_writer_appends_meanwhile(refunds: Program) -> None:

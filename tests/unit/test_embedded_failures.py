@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ctxlog import ContextLog
-from ctxlog.errors import IndeterminateError, LogClosedError, StorageError
+from ctxlog.errors import IndeterminateError, IntegrityError, LogBusyError, LogClosedError, StorageError
 from ctxlog.log.embedded import EmbeddedLog
 from ctxlog.model.events import MessageAppended
 from ctxlog.model.records import NewRecord
@@ -40,7 +40,7 @@ def values(log: EmbeddedLog, partition: int = 0) -> list[bytes | None]:
 class Stubborn:
     """A connection that fails at one statement."""
 
-    def __init__(self, connection: sqlite3.Connection, statement: str, error: Exception, *, first: bool) -> None:
+    def __init__(self, connection: sqlite3.Connection, statement: str, error: BaseException, *, first: bool) -> None:
         self._connection, self._statement, self._error, self._first = connection, statement, error, first
 
     def __getattr__(self, name: str) -> Any:
@@ -110,6 +110,41 @@ try:
 except CtxlogError as error:
     print(done, type(error).__name__)
 """
+
+
+def failing(code: int | None, text: str) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(text)
+    if code is not None:
+        error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (failing(sqlite3.SQLITE_BUSY_SNAPSHOT, "no such words"), LogBusyError, "Try again"),
+        (failing(sqlite3.SQLITE_LOCKED, "no such words"), LogBusyError, "Try again"),
+        (failing(sqlite3.SQLITE_READONLY_DIRECTORY, "no such words"), StorageError, "right to write the folder and log.sqlite"),
+        (failing(sqlite3.SQLITE_IOERR_WRITE, "readonly and locked"), StorageError, "Check the disk"),
+        (failing(None, "readonly and locked"), StorageError, "Check the disk"),
+    ],
+)
+def test_what_failed_is_told_by_sqlites_code_and_not_by_its_words(
+    open_embedded: Open, error: sqlite3.OperationalError, kind: type[Exception], said: str
+) -> None:
+    log = open_embedded()
+    stubborn(log, "INSERT INTO streams", error)
+    with pytest.raises(kind, match=f"nothing was appended.*{said}"):
+        log.append([record()])
+
+
+def test_an_origin_that_cannot_be_read_is_told_with_its_place(open_embedded: Open, folder: Path) -> None:
+    log = open_embedded()
+    log.append([record(), record()])
+    with log._connections.writing() as connection:
+        connection.execute("UPDATE records SET origin = 'nowhere' WHERE id = 2")
+    with pytest.raises(IntegrityError, match=rf"{folder}: record 0@2: its origin cannot be read"):
+        values(log)
 
 
 def test_a_process_that_runs_out_of_disk_loses_nothing_that_was_acknowledged(folder: Path) -> None:
@@ -238,6 +273,52 @@ def test_a_forked_child_and_its_parent_both_go_on(open_embedded: Open) -> None:
     log.append([record(b"parent")])
     assert values(log) == [b"before", b"child", b"parent"]
     assert list(log.problems()) == []
+
+
+def test_a_child_that_was_forked_inside_a_read_does_not_take_up_its_parents_connection(
+    open_embedded: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler forks. SQLite would take the parent's locks for the child's."""
+    monkeypatch.setattr("ctxlog.log.embedded.connections.FORK_WAIT_SECONDS", 0.0)
+    log = open_embedded()
+    log.append([record(b"before")])
+    with log._connections.reading() as connection:
+        child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(30)
+            fit = log._connections._reading == 0 and connection not in log._connections._idle
+            log.append([record(b"child")])
+            fit = fit and values(log) == [b"before", b"child"] and connection not in log._connections._idle
+            fit = fit and connection.execute("SELECT 1").fetchone() == (1,)
+        finally:
+            os._exit(0 if fit else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert log._connections._idle == [connection]
+    assert values(log) == [b"before", b"child"]
+    assert list(log.problems()) == []
+
+
+def test_a_fork_inside_an_append_is_no_damage(open_embedded: Open) -> None:
+    """The transaction is over, and the next append has a connection of its own."""
+    log = open_embedded()
+
+    class Forks(Stubborn):
+        def execute(self, statement: str, *bound: Any) -> Any:
+            if statement.startswith(self._statement):
+                child = os.fork()
+                if child == 0:
+                    os._exit(0)
+                os.waitpid(child, 0)
+            return self._connection.execute(statement, *bound)
+
+    with log._connections.writing() as connection:
+        log._connections._writer = Forks(connection, "INSERT INTO streams", KeyboardInterrupt(), first=True)  # type: ignore[assignment]
+    with pytest.raises(StorageError, match="a fork came between; nothing was appended"):
+        log.append([record()])
+    log.append([record(b"after")])
+    assert values(log) == [b"after"]
 
 
 def test_an_interrupt_inside_an_append_leaves_nothing_of_it_and_the_log_usable(open_embedded: Open) -> None:

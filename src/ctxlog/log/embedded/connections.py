@@ -34,12 +34,14 @@ class Connections:
         self._connect = connect
         self._said = closed
         self._closed = False
+        self._generation = 0
         self._writer: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self._reset()
         _ALL.add(self)
 
     def _reset(self) -> None:
+        self._generation += 1
         self._write_lock = threading.RLock()
         self._gate = threading.Condition()
         self._reading = 0
@@ -52,6 +54,7 @@ class Connections:
             while self._forking:
                 self._gate.wait()
             self._check_open()
+            generation = self._generation
             self._reading += 1
             connection = self._idle.pop() if self._idle else None
         try:
@@ -59,13 +62,21 @@ class Connections:
                 connection = self._connect()
             yield connection
         finally:
-            with self._gate:
-                self._reading -= 1
-                self._gate.notify_all()
-                if connection is not None:
-                    self._idle.append(connection)
-                if self._closed:
-                    self._drop()
+            self._give_back(connection, generation)
+
+    def _give_back(self, connection: sqlite3.Connection | None, generation: int) -> None:
+        if generation != self._generation:
+            # The fork came inside this read, and this is the child: the connection is the parent's. It is neither used again
+            # here nor closed, which could take the write-ahead log away from the parent.
+            _INHERITED.append(connection)
+            return
+        with self._gate:
+            self._reading -= 1
+            self._gate.notify_all()
+            if connection is not None:
+                self._idle.append(connection)
+            if self._closed:
+                self._drop()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -96,7 +107,12 @@ class Connections:
                 connection.close()
 
     def before_fork(self) -> None:
-        """Wait for the others, and close everything."""
+        """Wait for the others, and close everything.
+
+        A write is waited for however long it takes, and it ends: SQLite waits for another process only as long as the connection
+        says. To fork beside one would leave the child a connection with a transaction in it, and what the child commits could be
+        lost. A write that a signal handler of its own thread interrupted is not waited for: the lock is this thread's.
+        """
         self._write_lock.acquire()
         with self._gate:
             self._forking = True
@@ -114,6 +130,9 @@ class Connections:
         """Begin anew: there are no other threads here."""
         self._reset()
 
+
+_INHERITED: list[sqlite3.Connection | None] = []
+"""Connections of a parent, kept so that nothing closes them."""
 
 _ALL: weakref.WeakSet[Connections] = weakref.WeakSet()
 _forking: list[Connections] = []

@@ -87,6 +87,12 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def result_code(error: sqlite3.Error) -> int | None:
+    """SQLite's primary result code (https://www.sqlite.org/rescode.html); None for an error that Python raised itself."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
 def _mode(path: Path) -> str:
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         return "mode=rw"
@@ -154,7 +160,7 @@ def check(path: Path) -> tuple[str, int]:
                 )
             rows = connection.execute("SELECT log_id, partitions FROM log").fetchall()
     except sqlite3.OperationalError as error:
-        if "locked" in str(error):
+        if result_code(error) == sqlite3.SQLITE_BUSY:
             raise LogBusyError(f"{path}: locked by another process for {BUSY_SECONDS:.0f} s; nothing was changed") from error
         raise LogOpenError(f"{path}: cannot be opened: {error}. Nothing was changed.") from error
     except sqlite3.DatabaseError as error:

@@ -137,14 +137,20 @@ class EmbeddedLog:
         return int(row[0])
 
     def _failure(self, error: sqlite3.Error, done: str) -> LogBusyError | StorageError | IntegrityError:
+        if isinstance(error, sqlite3.ProgrammingError):  # Closed before a fork, which a signal handler made inside an append.
+            return StorageError(f"{self.folder}: a fork came between; {done}. Try again.")
         if not isinstance(error, sqlite3.OperationalError) or "decode" in str(error):  # Text in the file is not UTF-8.
             return IntegrityError(f"{self.folder}: the file is damaged: {error}; {done}. Restore it from a copy.")
-        if "locked" in str(error):
+        code = file.result_code(error)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return LogBusyError(
                 f"{self.folder}: another process wrote for longer than {file.BUSY_SECONDS:.0f} s; {done}. Try again."
             )
-        if "readonly" in str(error):
-            return StorageError(f"{self.folder}: this process may read the log and not write it; {done}.")
+        if code == sqlite3.SQLITE_READONLY:
+            return StorageError(
+                f"{self.folder}: this process may read the log and not write it; {done}. "
+                f"Give its user the right to write the folder and {file.LOG_FILE}, and open the log again."
+            )
         return StorageError(f"{self.folder}: {error}; {done}. Check the disk and try again.")
 
     def bounds(self, partition: int) -> Bounds:
@@ -184,13 +190,19 @@ class EmbeddedLog:
                         "nothing was read. Restore the log from a copy."
                     )
                 size += len(value) if value is not None else 0
-                yield (
-                    Record(partition, start - 1, recorded_at, row_key, value, None if origin is None else _origin(origin)),
-                    link,
-                )
+                first = None if origin is None else self._origin(origin, f"{partition}@{start - 1}")
+                yield Record(partition, start - 1, recorded_at, row_key, value, first), link
             if len(rows) < limit:
                 return
             limit = max(16, min(4096, PAGE_BYTES * limit // size))
+
+    def _origin(self, text: str, place: str) -> Origin:
+        try:
+            return Origin.parse(text)
+        except ValueError:
+            raise IntegrityError(
+                f"{self.folder}: record {place}: its origin cannot be read; nothing was read. Restore the log from a copy."
+            ) from None
 
     def offset_at(self, partition: int, time_ms: int) -> int:
         """See `EventLog.offset_at`. Log time never goes back here, so a binary search finds it."""
@@ -277,10 +289,3 @@ def _place(record: Record) -> str:
 
 def _span(partition: int) -> tuple[int, int]:
     return partition << OFFSET_BITS, partition << OFFSET_BITS | _OFFSET_MASK
-
-
-def _origin(text: str) -> Origin:
-    try:
-        return Origin.parse(text)
-    except ValueError:
-        raise IntegrityError("a record's origin cannot be read; nothing was folded. Restore the log from a copy.") from None
