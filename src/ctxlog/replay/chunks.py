@@ -79,9 +79,17 @@ def read(sections: dict[str, Sequence[str]], fetch: Callable[[str], bytes], forg
     return chunks
 
 
-def joined(chunks: Chunks, name: str) -> list[Any]:
-    """The list that the chunks of a section are the parts of."""
-    return [item for chunk in chunks[name].values() for item in chunk.items]
+def fill(fold: StreamFold, chunks: Chunks, version: int, head: bytes, forgotten: int) -> None:
+    """Give a fold the lists that these chunks are the parts of."""
+    lists = {name: [item for chunk in parts.values() for item in chunk.items] for name, parts in chunks.items()}
+    fold.arbiter.restore(version, head, dict(lists["targets"]), lists["decided"], forgotten)
+    fold.version, fold.head = version, head
+    evolving = fold.evolving
+    evolving.messages = lists["messages"]
+    evolving.index = {message.id: i for i, message in enumerate(evolving.messages)}
+    evolving.facts = dict(lists["facts"])
+    evolving.tool_calls = dict(lists["tool_calls"])
+    evolving.anomalies = lists["anomalies"]
 
 
 def _sections(fold: StreamFold) -> Iterator[tuple[str, int, list[Any]]]:

@@ -8,6 +8,7 @@ The end is an offset below the partition's end, or the first record that is too 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import assert_never
 
 from ctxlog.codec.schemas import shipped
 from ctxlog.core.arbitration import RULES, Arbiter
@@ -112,6 +113,8 @@ class Replayer:
                 version = self._version_at(stream_id, at, end)
             case Latest():
                 pass
+            case _:
+                assert_never(at)
         cursor = self.open(stream_id, end=offset_end, stop_version=version, time_us=time_us)
         self.advance(cursor, offset_end, time_us=time_us)
         fold = cursor.fold
@@ -149,8 +152,10 @@ class Replayer:
             if self._hold_again(stream_id, snapshot):
                 break
             # Of records that the log does not have any more. It would stand before good ones for ever.
-            self._snapshots.drop(self.log.log_id, stream_id, [(cursor.fold.version, cursor.fold.version)])
+            dropped = self._snapshots.drop(self.log.log_id, stream_id, [(cursor.fold.version, cursor.fold.version)])
             cursor = self._new_cursor(stream_id, stop_version, lineage)
+            if dropped is None:
+                return cursor  # It is there still.
         if not _composes(snapshot.ancestors, (*lineage, stream_id)):
             return self._new_cursor(stream_id, stop_version, lineage)  # From the beginning comes the error, in its own words.
         cursor.ancestors[:] = snapshot.ancestors
@@ -205,7 +210,7 @@ class Replayer:
             if due and cursor.bytes_since * SNAPSHOT_SHARE >= cursor.written - SNAPSHOT_FREE_BYTES:
                 self._redact(cursor)
                 self._save(cursor, record)
-        if record is not None and self._redact(cursor):
+        if self._redact(cursor) and record is not None:
             self._save(cursor, record)  # In place of those that are gone.
         cursor.next_offset = max(cursor.next_offset, end)
 
@@ -274,13 +279,17 @@ class Replayer:
         """Drop the snapshots that hold what was redacted since the last one; whether there were any."""
         if self._snapshots is None or not cursor.redacted:
             return False
-        spans, cursor.redacted = cursor.redacted, []
-        return self._snapshots.drop(self.log.log_id, cursor.fold.arbiter.stream_id, spans)
+        dropped = self._snapshots.drop(self.log.log_id, cursor.fold.arbiter.stream_id, cursor.redacted, redacted=True)
+        if dropped is not None:
+            cursor.redacted = []
+        return bool(dropped)
 
     def _save(self, cursor: StreamCursor, record: Record) -> None:
         cursor.events_since = cursor.bytes_since = 0
         if self._snapshots is None or cursor.fold.failure is not None:
             return
+        if cursor.redacted:
+            return  # Not dropped yet, and whoever starts from here does not come past the redaction.
         if cursor.fold.evolving.parent is not None and not cursor.ancestors:
             return  # A cursor made round another one's fold: what it inherits from is not known.
         held = [
@@ -309,6 +318,8 @@ class Replayer:
                 raise PointError(f"{at}: stream {stream_id!r} has no accepted event with this id")
             case AtCut(path):
                 return read_cut(path, self.log.log_id).version(stream_id)
+            case _:
+                assert_never(at)
 
     def _has_later(self, stream_id: str, time_us: int, end: int) -> bool:
         """Whether a record of the stream's partition is later than an instant, so that nothing can come before it any more."""

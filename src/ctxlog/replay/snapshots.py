@@ -6,9 +6,10 @@ wrote: so the file grows with what was appended, not with the number of snapshot
 bounded by events and bytes, or by a share of what reading a snapshot costs. None of them is ever thinned out: replay at an early
 point needs early ones. A chunk goes with the last snapshot of the last stream that uses it.
 
-When a reader comes past a redaction, the snapshots between the message and its redaction are dropped, and SQLite overwrites what
-it deletes. That is housekeeping, not erasure: the log keeps the text, and who asks for a version before the redaction gets
-it, and may leave a snapshot of it again, because the work must be bounded there too. So do forks from before the redaction.
+When a reader comes past a redaction, the snapshots between the message and its redaction are dropped, SQLite overwrites what it
+deletes, and the file keeps none of these versions any more. That is housekeeping, not erasure: the log keeps the text, and who
+asks for a version before the redaction gets it. The work must be bounded there too, so snapshots of these versions are kept in
+memory. Forks from before the redaction keep what they inherited.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ctxlog.core.digests import sha256
 from ctxlog.core.evolve import FOLD_VERSION
 from ctxlog.core.fold import StreamFold
 from ctxlog.model.state import Parent
-from ctxlog.replay.chunks import Chunks, cut, encoded, joined, read
+from ctxlog.replay.chunks import Chunks, cut, encoded, fill, read
 
 SNAPSHOT_EVENTS = 1_000
 """A fold leaves a snapshot after this many records: some 10 ms of work that the next one saves."""
@@ -43,9 +44,16 @@ SNAPSHOT_SHARE = 2
 SNAPSHOT_FREE_BYTES = 64 * 1024
 """What a snapshot may write without that: less than `SNAPSHOT_EVENTS` records have."""
 
-FORMAT = 3
+MEMORY_BYTES = 64 * 1024 * 1024
+"""Most that a process keeps in memory of snapshots that must not be in the file. When it is full, it is thrown away."""
+
+BUSY_SECONDS = 2.0
+"""How long one call waits for another process. The next ones do not wait until one got through."""
+
+FORMAT = 4
 """Of the file. One of another format is made anew."""
 
+_MEMORY = Path(":memory:")
 T = TypeVar("T")
 
 _TABLES = f"""
@@ -53,6 +61,7 @@ BEGIN IMMEDIATE;
 DROP TABLE IF EXISTS chunks;
 DROP TABLE IF EXISTS uses;
 DROP TABLE IF EXISTS snapshots;
+DROP TABLE IF EXISTS redacted;
 CREATE TABLE chunks (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE uses (digest BLOB, log_id TEXT, stream_id TEXT, PRIMARY KEY (digest, log_id, stream_id)) WITHOUT ROWID;
 CREATE TABLE snapshots (
@@ -60,6 +69,8 @@ CREATE TABLE snapshots (
     offset INTEGER NOT NULL, time_max INTEGER NOT NULL, header BLOB NOT NULL, digest BLOB NOT NULL,
     PRIMARY KEY (log_id, stream_id, version, rules, fold)
 );
+CREATE TABLE redacted (log_id TEXT, stream_id TEXT, last INTEGER, first INTEGER, PRIMARY KEY (log_id, stream_id, last, first))
+    WITHOUT ROWID;
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
@@ -95,17 +106,22 @@ class Snapshot(NamedTuple):
 
 
 class SnapshotStore:
-    """Snapshots in one SQLite file, shared by the processes of a machine. Every failure of the file turns the store off.
+    """Snapshots in one SQLite file, shared by the processes of a machine. A failure of the file turns the store off,
+    but not that it is busy: that call does nothing, and the next one tries again.
 
     Args:
-        path: The file; made on first use.
+        path: The file; made on first use. None keeps them in memory.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path.absolute()  # The connection is made later, maybe from another directory.
+    def __init__(self, path: Path | None) -> None:
+        # The connection is made later, maybe from another directory.
+        self._path = _MEMORY if path is None else path.absolute()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._off = False
+        self._busy = False
+        self._unclean = False
+        self._in_memory: SnapshotStore | None = None
         _STORES.add(self)
 
     def save(self, log_id: str, snapshot: Snapshot) -> Snapshot:
@@ -134,8 +150,11 @@ class SnapshotStore:
         packed, digest = zlib.compress(header, 1), sha256(_sealed(row, header)).digest()
 
         # REPLACE: what is there already may be damaged, and is the same otherwise.
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> bool:
             connection.execute("BEGIN IMMEDIATE")
+            inside = "SELECT 1 FROM redacted WHERE log_id = ? AND stream_id = ? AND last >= ? AND first <= ?"
+            if connection.execute(inside, (log_id, stream_id, fold.version, fold.version)).fetchone():
+                return False
             there = "SELECT header FROM snapshots WHERE log_id = ? AND stream_id = ? AND version = ? AND rules = ? AND fold = ?"
             replaced = connection.execute(there, row[:5]).fetchone()
             used = "SELECT 1 FROM uses JOIN chunks USING (digest) WHERE digest = ? AND log_id = ? AND stream_id = ?"
@@ -149,11 +168,25 @@ class SnapshotStore:
             if replaced not in (None, (packed,)):  # An earlier record at the same version.
                 _sweep(connection, log_id, stream_id, replaced)
             connection.execute("COMMIT")
+            return True
 
-        self._use(write)
-        return snapshot._replace(chunks=chunks, written=written + len(packed))
+        snapshot = snapshot._replace(chunks=chunks)
+        if self._use(write) is False:
+            if self._in_memory is None or self._in_memory._off:  # Full.
+                self._in_memory = SnapshotStore(None)
+            self._in_memory.save(log_id, snapshot)
+        return snapshot._replace(written=written + len(packed))
 
-    def load(self, log_id: str, fold: StreamFold, *, end: int, version_max: int | None, time_max: int | None) -> Snapshot | None:
+    def load(
+        self,
+        log_id: str,
+        fold: StreamFold,
+        *,
+        end: int,
+        version_max: int | None,
+        time_max: int | None,
+        version_min: int = 0,
+    ) -> Snapshot | None:
         """Fill `fold`, which is new, from the latest snapshot within the limits; None where there is none.
 
         Args:
@@ -162,21 +195,15 @@ class SnapshotStore:
             end: The snapshot has read no record at or above this offset.
             version_max: It is at most at this version.
             time_max: None of its records is later, in ms.
+            version_min: It is at least at this version.
         """
-        limits = (
-            log_id,
-            fold.arbiter.stream_id,
-            2**62 if version_max is None else version_max,
-            RULES,
-            FOLD_VERSION,
-            end,
-            2**62 if time_max is None else time_max,
-        )
+        versions = (version_min, 2**62 if version_max is None else version_max)
+        limits = (log_id, fold.arbiter.stream_id, *versions, RULES, FOLD_VERSION, end, 2**62 if time_max is None else time_max)
 
         def read(connection: sqlite3.Connection) -> Snapshot | None:
             rows = connection.execute(
                 "SELECT log_id, stream_id, version, rules, fold, offset, time_max, header, digest FROM snapshots WHERE log_id = ?"
-                " AND stream_id = ? AND version <= ? AND rules = ? AND fold = ? AND offset < ? AND time_max <= ?"
+                " AND stream_id = ? AND version BETWEEN ? AND ? AND rules = ? AND fold = ? AND offset < ? AND time_max <= ?"
                 " ORDER BY version DESC LIMIT 2",
                 limits,
             ).fetchall()
@@ -188,10 +215,14 @@ class SnapshotStore:
                     continue  # Damaged: an earlier one, or none, gives the same state with more work.
             return None
 
-        return self._use(read)
+        found = self._use(read)
+        if self._in_memory is None:
+            return found
+        later = 0 if found is None else fold.version + 1
+        return self._in_memory.load(log_id, fold, end=end, version_max=version_max, time_max=time_max, version_min=later) or found
 
     def versions(self, log_id: str, stream_id: str) -> list[int]:
-        """Versions at which snapshots of a stream are kept, oldest first."""
+        """Versions at which snapshots of a stream are in the file, oldest first."""
 
         def read(connection: sqlite3.Connection) -> list[int]:
             rows = connection.execute(
@@ -202,24 +233,36 @@ class SnapshotStore:
 
         return self._use(read) or []
 
-    def drop(self, log_id: str, stream_id: str, spans: Sequence[tuple[int, int]]) -> bool:
-        """Forget the snapshots of a stream at these versions, first to last; whether there were any."""
+    def drop(self, log_id: str, stream_id: str, spans: Sequence[tuple[int, int]], *, redacted: bool = False) -> bool | None:
+        """Forget the snapshots of a stream at these versions, first to last; whether there were any, None where it was not done.
+
+        Those of versions that were `redacted` are not kept in the file again.
+        """
 
         def write(connection: sqlite3.Connection) -> bool:
             connection.execute("BEGIN IMMEDIATE")
             dropped = sum([_drop(connection, log_id, stream_id, first, last) for first, last in spans])
+            if redacted:
+                rows = [(log_id, stream_id, last, first) for first, last in spans]
+                connection.executemany("INSERT OR IGNORE INTO redacted VALUES (?, ?, ?, ?)", rows)
             connection.execute("COMMIT")
             if dropped:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # It still holds what was written first.
+                self._clean(connection)
             return dropped > 0
 
-        return self._use(write) or False
+        if self._in_memory is not None:
+            self._in_memory.drop(log_id, stream_id, spans)
+        return self._use(write)
 
     def close(self) -> None:
         """Let go of the file."""
+        if self._in_memory is not None:
+            self._in_memory.close()
         with self._lock:
             self._off = True
             if self._connection is not None:
+                if self._unclean:
+                    self._clean(self._connection)
                 self._connection.close()
 
     def before_fork(self) -> None:
@@ -234,26 +277,51 @@ class SnapshotStore:
         self._lock.release()
 
     def _use(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Do `work`, one caller at a time. A failure of the file ends the use of the store, and no call of its users."""
+        """Do `work`, one caller at a time; None where the file is busy. Its failure ends the use of the store, and no call."""
         with self._lock:
             if self._off:
                 return None
             try:
                 if self._connection is None:
-                    self._connection = sqlite3.connect(self._path, timeout=2.0, isolation_level=None, check_same_thread=False)
-                    self._connection.execute("PRAGMA journal_mode=WAL")
-                    self._connection.execute("PRAGMA synchronous=OFF")
-                    self._connection.execute("PRAGMA secure_delete=1")
-                    if self._connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):
-                        self._connection.executescript(_TABLES)
-                return work(self._connection)
-            except sqlite3.Error:
-                self._off = True
+                    self._connection = self._connect()
+                self._connection.execute(f"PRAGMA busy_timeout={0 if self._busy else int(BUSY_SECONDS * 1000)}")
+                if self._unclean:
+                    self._clean(self._connection)
+                done = work(self._connection)
+                self._busy = False
+                return done
+            except sqlite3.Error as error:
+                self._busy = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                self._off = not self._busy
                 return None
             finally:
                 with contextlib.suppress(sqlite3.Error):
                     if self._connection is not None and self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
+
+    def _connect(self) -> sqlite3.Connection:
+        wait = 0.0 if self._busy else BUSY_SECONDS
+        connection = sqlite3.connect(self._path, timeout=wait, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=OFF")
+            connection.execute("PRAGMA secure_delete=1")
+            if connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):
+                connection.executescript(_TABLES)
+            if self._path == _MEMORY:
+                connection.execute(f"PRAGMA max_page_count={MEMORY_BYTES // 4096}")  # Of SQLite's pages.
+        except sqlite3.Error:
+            connection.close()  # Never one that was set up half: it would not overwrite what it deletes.
+            raise
+        return connection
+
+    def _clean(self, connection: sqlite3.Connection) -> None:
+        """Empty the write-ahead log: it still holds what was written first. While somebody reads from it, that has to wait."""
+        self._unclean = True
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA busy_timeout=0")
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._unclean = bool(busy)
 
     def _restore(
         self, connection: sqlite3.Connection, fold: StreamFold, row: tuple[Any, ...], header: bytes, digest: bytes
@@ -268,20 +336,12 @@ class SnapshotStore:
             return zlib.decompress(packed)
 
         chunks = read(data["sections"], fetch, data["forgotten"])
-        lists = {name: joined(chunks, name) for name in chunks}
         ancestors = [Ancestor(*above) for above in data["ancestors"]]
         _, _, version, _, _, offset, time_max = row
-        head = bytes.fromhex(data["head"])
-        fold.arbiter.restore(version, head, dict(lists["targets"]), lists["decided"], data["forgotten"])
-        evolving = fold.evolving
-        evolving.closed = data["closed"]
-        evolving.parent = Parent(*data["parent"]) if data["parent"] else None
-        evolving.messages = lists["messages"]
-        evolving.index = {message.id: i for i, message in enumerate(evolving.messages)}
-        evolving.facts = dict(lists["facts"])
-        evolving.tool_calls = dict(lists["tool_calls"])
-        evolving.anomalies = lists["anomalies"]
-        fold.version, fold.head, fold.offset, fold.rejected = version, head, offset, data["rejected"]
+        head, parent = bytes.fromhex(data["head"]), Parent(*data["parent"]) if data["parent"] else None
+        fill(fold, chunks, version, head, data["forgotten"])
+        fold.evolving.closed, fold.evolving.parent = data["closed"], parent
+        fold.offset, fold.rejected = offset, data["rejected"]
         fold.effect_offset, fold.effect_time = data["effect"]
         held = [(append_id, count, offsets) for append_id, count, offsets in data["held"]]
         return Snapshot(fold, offset, time_max, data["record"], held, ancestors, chunks, data["written"])
