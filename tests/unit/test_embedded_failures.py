@@ -300,6 +300,26 @@ def test_a_child_that_was_forked_inside_a_read_does_not_take_up_its_parents_conn
     assert list(log.problems()) == []
 
 
+def test_threads_that_fork_at_once_do_not_hold_each_other_up_for_ever(open_embedded: Open) -> None:
+    log = open_embedded()
+
+    def work() -> None:
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+            log.append([record()])
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(values(log)) == 60
+
+
 def test_a_fork_inside_an_append_is_no_damage(open_embedded: Open) -> None:
     """The transaction is over, and the next append has a connection of its own."""
     log = open_embedded()

@@ -135,23 +135,28 @@ _INHERITED: list[sqlite3.Connection | None] = []
 """Connections of a parent, kept so that nothing closes them."""
 
 _ALL: weakref.WeakSet[Connections] = weakref.WeakSet()
-_forking: list[Connections] = []
+_forking: list[list[Connections]] = []
+_fork_lock = threading.RLock()  # Two threads may fork at once; and a signal handler, inside a fork of its own thread.
 
 
 def _before_fork() -> None:
-    _forking[:] = _ALL
-    for connections in _forking:
+    _fork_lock.acquire()
+    _forking.append(list(_ALL))
+    for connections in _forking[-1]:
         connections.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    while _forking:
-        _forking.pop().after_fork_in_parent()
+    for connections in _forking.pop():
+        connections.after_fork_in_parent()
+    _fork_lock.release()
 
 
 def _after_fork_in_child() -> None:
-    while _forking:
-        _forking.pop().after_fork_in_child()
+    global _fork_lock  # noqa: PLW0603 - the parent's is held
+    for connections in _forking.pop():
+        connections.after_fork_in_child()
+    _fork_lock = threading.RLock()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
