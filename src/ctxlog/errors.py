@@ -187,6 +187,10 @@ class BelowHorizonError(IntegrityError):
         )
 
 
+class TopicChangedError(LogOpenError, IntegrityError):
+    """The topic below a log is not what it was: recreated, rewound, or with another number of partitions."""
+
+
 class PositionError(IntegrityError):
     """A record is repeated or out of order."""
 

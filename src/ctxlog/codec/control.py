@@ -38,6 +38,11 @@ def genesis(log_id: str, topic_id: str | None, partitions: int) -> Control:
     )
 
 
+def topic_adopted(log_id: str, topic_id: str) -> Control:
+    """The record after which the log stands in a topic with another id, because it was restored."""
+    return Control("TopicAdopted", {"log_id": log_id, "topic_id": topic_id})
+
+
 def schema_published(log_id: str, schema: Schema, registry_id: int | None) -> Control:
     """The record after which a schema may be used in a partition."""
     return Control(

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 CONTROL_KEY = b"ctxlog:control"
 """Key of the records that are about the log itself; no stream may have a name that begins with `ctxlog:`."""
 
+ORIGIN_HEADER = "ctxlog-origin"
+"""Name of the header in which a copied record carries its origin, where the log has headers."""
+
 MAX_RECORD_BYTES = 1024 * 1024
 """Key, value and headers together. Client and topic limits of Kafka are set to twice this, so that a record that passed
 here never fails there."""
@@ -38,9 +41,12 @@ class Origin(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Origin:
-        """Read the form that `str` writes, as the header `ctxlog-origin` carries it. Raises `ValueError`."""
+        """Read the form that `str` writes, and no other, as the header `ctxlog-origin` carries it. Raises `ValueError`."""
         log_id, partition, offset, recorded_at = text.split("/")
-        return cls(log_id, int(partition), int(offset), int(recorded_at))
+        origin = cls(log_id, int(partition), int(offset), int(recorded_at))
+        if str(origin) != text:
+            raise ValueError("not as ctxlog writes it")
+        return origin
 
 
 class NewRecord(NamedTuple):
@@ -50,11 +56,16 @@ class NewRecord(NamedTuple):
     key: bytes
     value: bytes
     origin: Origin | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    """For other tools, such as W3C `traceparent`. A log may drop them: nothing that is read from a log depends on them."""
 
     @property
     def size(self) -> int:
-        """Bytes of key, value and origin header together."""
-        return len(self.key) + len(self.value) + (len(str(self.origin)) if self.origin else 0)
+        """Bytes of key, value and headers together."""
+        size = len(self.key) + len(self.value)
+        if self.origin:
+            size += len(ORIGIN_HEADER) + len(str(self.origin))
+        return size + sum(len(name) + len(value) for name, value in self.headers) if self.headers else size
 
 
 class Record(NamedTuple):

@@ -1,0 +1,199 @@
+"""The Kafka clients of one process: made when they are needed, never shared with a forked child.
+
+librdkafka does its work in threads of its own, which a fork does not take along. So each process makes its own clients, and a
+child leaves those of its parent alone, for ever: to close them there would wait for threads that do not exist.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from ctxlog.errors import LogClosedError, LogOpenError, StorageError
+from ctxlog.log.kafka.location import COMMON, CONSUMER, PRODUCER, Location, Properties
+
+T = TypeVar("T", Producer, Consumer, AdminClient)
+
+ANSWER_SECONDS_MAX = 30.0
+"""How long a question to the brokers may take, their elections included, before it fails."""
+
+IDLE_MAX = 2
+"""Readers that are kept for the next read. Each has threads and connections."""
+
+READ_WAIT_MS = 10
+"""How long a broker holds a fetch that finds nothing. A reader that moves elsewhere waits for it: one connection, one fetch."""
+
+_LOGGER = logging.getLogger("ctxlog.kafka")
+logging.getLogger("ctxlog").addHandler(logging.NullHandler())  # A library says nothing unless it is asked to.
+
+_REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL})
+_INVALID = re.compile(r'Invalid value.* for configuration property ("[a-z0-9._]+")')
+
+
+class Clients:
+    """The clients of one process.
+
+    Attributes:
+        pid: The process whose they are.
+        location: The log.
+    """
+
+    def __init__(self, location: Location, properties: Properties) -> None:
+        self.pid = os.getpid()
+        self.location = location
+        self._properties = properties.client
+        self._lock = threading.Lock()
+        self._made: dict[str, Any] = {}
+        self._idle: list[Consumer] = []
+        self._closed = False
+        self.refused: str | None = None
+        self.unreachable: str | None = None
+
+    def admin(self) -> AdminClient:
+        """For questions about topics."""
+        return self._one("admin", lambda: self._make(AdminClient, {}))
+
+    def producer(self) -> Producer:
+        """For appends."""
+        return self._one("producer", lambda: self._make(Producer, PRODUCER))
+
+    def query(self) -> Consumer:
+        """For questions about offsets; nothing is ever assigned to it, so no fetch that waits is in their way."""
+        return self._one("query", lambda: self._make(Consumer, CONSUMER))
+
+    def drop_producer(self, failed: Producer) -> None:
+        """Make another producer for the next append; this one cannot go on."""
+        with self._lock:
+            if self._made.get("producer") is failed:
+                del self._made["producer"]
+
+    def borrow(self) -> Consumer:
+        """A consumer for one read; give it back, or drop it."""
+        with self._lock:
+            self.check_open()
+            if self._idle:
+                return self._idle.pop()
+        return self._make(Consumer, {**CONSUMER, "fetch.wait.max.ms": str(READ_WAIT_MS)})
+
+    def give_back(self, consumer: Consumer) -> None:
+        """Take a consumer that has nothing assigned any more."""
+        with self._lock:
+            if not self._closed and len(self._idle) < IDLE_MAX and self.pid == os.getpid():
+                self._idle.append(consumer)
+                return
+        consumer.close()
+
+    def tail(self) -> Consumer:
+        """A consumer that stays at the ends of partitions."""
+        return self._one("tail", lambda: self._make(Consumer, {**CONSUMER, "fetch.wait.max.ms": "100"}))
+
+    def close(self) -> None:
+        """Let go of all of them."""
+        with self._lock:
+            self._closed = True
+            made, self._made = self._made, {}
+            idle, self._idle = self._idle, []
+        for client in [*made.values(), *idle]:
+            if isinstance(client, Consumer):
+                client.close()
+
+    def leave(self) -> None:
+        """In a forked child: never touch the parent's clients again, not even at the end of the process."""
+        for client in [*self._made.values(), *self._idle]:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+
+    def ask(self, what: str, question: Callable[[float], Any], *, seconds: float = ANSWER_SECONDS_MAX) -> Any:
+        """The answer to a question to the brokers; asked again while they are away or elect a leader.
+
+        Args:
+            what: The question, for the message of an error.
+            question: Called with the seconds that one try may take.
+            seconds: How long all tries may take.
+
+        Raises:
+            StorageError: There is no answer.
+            LogOpenError: The brokers refuse this client.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return question(max(0.1, min(left, 5.0)))
+            except KafkaException as error:
+                self.check_open()
+                self.check_refused()
+                cause: KafkaError = error.args[0]
+                # `retriable` of librdkafka covers produce alone.
+                if cause.code() not in _AGAIN or time.monotonic() + 0.2 >= deadline:
+                    reason = self.unreachable if cause.code() in _AWAY and self.unreachable else cause.str()
+                    raise StorageError(f"{self.location.name}: {what}: {reason}; nothing was changed. Try again.") from error
+            time.sleep(0.1)
+
+    def check_refused(self) -> None:
+        """Raise `LogOpenError` where the brokers do not take this client's credentials."""
+        if self.refused is not None:
+            raise LogOpenError(
+                f"{self.location.name}: the brokers refuse this client: {self.refused}; nothing was changed. "
+                "Correct the file that ?properties= names."
+            )
+
+    def _one(self, name: str, make: Callable[[], T]) -> T:
+        with self._lock:
+            self.check_open()
+            if name not in self._made:
+                self._made[name] = make()
+            found: T = self._made[name]
+            return found
+
+    def check_open(self) -> None:
+        """Raise `LogClosedError` where the log was closed."""
+        if self._closed:
+            raise LogClosedError(f"{self.location.name}: the log was closed; nothing was read or appended. Open it again.")
+
+    def _make(self, kind: type[T], settings: dict[str, str]) -> T:
+        servers = {"bootstrap.servers": self.location.servers}
+        handlers: dict[str, Any] = {"error_cb": self._heard, "logger": _LOGGER}
+        try:
+            return kind({**COMMON, **settings, **self._properties, **servers, **handlers})
+        except (KafkaException, ValueError, TypeError) as error:
+            raise LogOpenError(f"{self.location.properties}: {_reason(error)}; nothing was opened") from None
+
+    def _heard(self, error: KafkaError) -> None:
+        """What librdkafka says of its connections: authentication that fails is not tried for ever."""
+        if error.code() in _REFUSED:
+            self.refused = error.str()
+        elif error.code() in _AWAY:
+            self.unreachable = error.str()
+
+
+_AWAY = frozenset(
+    {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT, KafkaError._WAIT_COORD}
+)
+"""No broker answered."""
+
+_AGAIN = _AWAY | {
+    KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.BROKER_NOT_AVAILABLE, KafkaError.REPLICA_NOT_AVAILABLE, KafkaError.NETWORK_EXCEPTION,
+    KafkaError.OFFSET_NOT_AVAILABLE, KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.KAFKA_STORAGE_ERROR, KafkaError._WAIT_CACHE, KafkaError._IN_PROGRESS, KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError._NO_OFFSET,
+}  # fmt: skip
+"""Errors that pass when a leader is elected or a broker comes back."""
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a property, without its value, which may be a secret."""
+    cause = error.args[0] if error.args else None
+    text = cause.str() if isinstance(cause, KafkaError) else str(error)
+    if found := _INVALID.search(text):
+        return f"invalid value of {found[1]}"
+    return text
