@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import tomllib
+import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from ctxlog.errors import InvalidInputError, LogOpenError
-from ctxlog.log.protocol import EventLog
+from ctxlog.log.protocol import EventLog, SchemaIds
 from ctxlog.replay.snapshots import SnapshotStore
+
+if TYPE_CHECKING:
+    from ctxlog.log.kafka import KafkaLog
 
 DEFAULT_URL = "embedded:.ctxlog"
 SETTINGS_FILE = "ctxlog.toml"
 CACHE_FILE = "cache.sqlite"
 """Beside the embedded log's file. Holds only what can be made again; it may be deleted at any time no process uses it."""
+
+INDEX_FILE = "index.sqlite"
+"""The stream index of a log on Kafka. The same holds for it."""
 
 
 def find_url(url: str | None = None) -> tuple[str, str]:
@@ -42,17 +50,42 @@ def find_url(url: str | None = None) -> tuple[str, str]:
     return DEFAULT_URL, "default"
 
 
-def open_log(url: str | None = None, *, create: bool = True, partitions: int = 1) -> tuple[EventLog, SnapshotStore | None]:
-    """Open a log and the store of its snapshots.
+class OpenedLog(NamedTuple):
+    """A log, and what stands beside it.
+
+    Attributes:
+        log: The backend.
+        snapshots: Where folds are kept; None keeps none.
+        registry: The schema registry; None frames values without one.
+        cloudevents: Whether records get the headers of CloudEvents.
+    """
+
+    log: EventLog
+    snapshots: SnapshotStore | None = None
+    registry: SchemaIds | None = None
+    cloudevents: bool = False
+
+    def close(self) -> None:
+        """Let go of everything."""
+        try:
+            self.log.close()
+        finally:
+            if self.snapshots is not None:
+                self.snapshots.close()
+
+
+def open_log(url: str | None = None, *, create: bool = True, partitions: int | None = None) -> OpenedLog:
+    """Open a log with what stands beside it.
 
     Args:
-        url: `embedded:PATH` or `memory:`; where not given, see `find_url`.
-        create: Create an embedded log where there is none.
-        partitions: For a log that is created.
+        url: `embedded:PATH`, `kafka://HOST:PORT` or `memory:`; where not given, see `find_url`.
+        create: Create an embedded log where there is none. On Kafka only `create_log` creates.
+        partitions: For an embedded log that is created, or one in memory; 1 where not given.
 
     Raises:
         InvalidInputError: The URL names no known kind of log.
         LogOpenError: The log cannot be opened.
+        StorageError: No broker answers.
     """
     found, source = find_url(url)
     scheme, _, rest = found.partition(":")
@@ -60,10 +93,78 @@ def open_log(url: str | None = None, *, create: bool = True, partitions: int = 1
         from ctxlog.log.embedded import EmbeddedLog
 
         path = Path(rest)
-        return EmbeddedLog(path, create=create, partitions=partitions), SnapshotStore(path / CACHE_FILE)
+        return OpenedLog(EmbeddedLog(path, create=create, partitions=partitions or 1), SnapshotStore(path / CACHE_FILE))
+    if scheme == "kafka":
+        from ctxlog.log.kafka import KafkaLog
+
+        return _with_caches(KafkaLog(found))
     if scheme == "memory" and not rest:
         from ctxlog.log.memory import MemoryLog
 
-        return MemoryLog(partitions), None
+        return OpenedLog(MemoryLog(partitions or 1))
     said = f", from {source}" if source != "given" else ""
-    raise InvalidInputError(f"log {found!r}{said}: expected embedded:PATH or memory:; nothing was opened")
+    raise InvalidInputError(f"log {found!r}{said}: expected embedded:PATH, kafka://HOST:PORT or memory:; nothing was opened")
+
+
+def create_log(url: str | None = None, *, partitions: int | None = None, adopt: bool = False) -> tuple[OpenedLog, bool]:
+    """Create a log, or complete one whose creation was stopped, and open it; and whether anything was done.
+
+    Args:
+        url: See `open_log`.
+        partitions: Of a new log; 12 on Kafka and 1 elsewhere where not given.
+        adopt: On Kafka: take over a topic that was restored and so has another id.
+
+    Raises:
+        LogOpenError: What is there cannot become a log; nothing was changed.
+    """
+    found, _ = find_url(url)
+    if found.startswith("kafka:"):
+        from ctxlog.log.kafka import KafkaLog
+
+        log, created = KafkaLog.create(found, partitions, adopt=adopt)
+        return _with_caches(log), created
+    if adopt:
+        raise InvalidInputError("only a log on Kafka can be adopted; nothing was changed")
+    try:
+        return open_log(found, create=False, partitions=partitions), False
+    except LogOpenError:  # None is there. Where another fault is the reason, creating one says so too, and changes nothing.
+        return open_log(found, partitions=partitions), True
+
+
+def _with_caches(log: KafkaLog) -> OpenedLog:
+    """A log on Kafka behind its index, with its snapshots and its registry."""
+    from ctxlog.replay.index import IndexedLog
+
+    location = log.location
+    registry = None
+    if location.registry is not None:
+        from ctxlog.log.kafka.registry import Registry
+
+        registry = Registry(location.registry, location.topic, log.properties.registry)
+    folder = cache_folder(location.cache, log.log_id)
+    if folder is None:
+        return OpenedLog(log, None, registry, location.cloudevents)
+    indexed = IndexedLog(log, folder / INDEX_FILE)
+    return OpenedLog(indexed, SnapshotStore(folder / CACHE_FILE), registry, location.cloudevents)
+
+
+def cache_folder(said: str | None, log_id: str) -> Path | None:
+    """Where what can be made again is kept for a log that lies elsewhere; None: nowhere.
+
+    `said` is a folder, `off`, or None for `~/.cache/ctxlog` (`$XDG_CACHE_HOME/ctxlog`).
+    """
+    if said == "off":
+        return None
+    if said is not None:
+        base = Path(said)
+    elif os.environ.get("XDG_CACHE_HOME"):
+        base = Path(os.environ["XDG_CACHE_HOME"]) / "ctxlog"
+    else:
+        try:
+            base = Path.home() / ".cache" / "ctxlog"
+        except RuntimeError:  # There is no home.
+            return None
+    try:
+        return base / str(uuid.UUID(log_id))
+    except ValueError:  # A claim of whoever wrote the genesis, and never a path.
+        return None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from ctxlog.client import ContextLog
-    from ctxlog.log.protocol import EventLog
+    from ctxlog.log.protocol import EventLog, SchemaIds
     from ctxlog.model.points import Point
     from ctxlog.replay.replayer import Replayer
     from ctxlog.replay.snapshots import SnapshotStore
@@ -43,6 +43,7 @@ class Opened:
     log: EventLog
     snapshots: SnapshotStore | None
     replayer: Replayer
+    registry: SchemaIds | None
 
     def require(self, stream_id: str) -> None:
         """Raise `UnknownStreamError` where the log has no record under this name; the message suggests others."""
@@ -99,16 +100,14 @@ class Session:
 
         found, source = find_url(url or self.url)
         try:
-            log, snapshots = open_log(found, create=False)
+            opened = open_log(found, create=False)
         except LogOpenError as error:
             where = "" if source == "given" else f" (log {found!r}, by {source})"
             raise type(error)(f"{error}{where}") from error
         try:
-            yield Opened(log, snapshots, Replayer(log, snapshots))
+            yield Opened(opened.log, opened.snapshots, Replayer(opened.log, opened.snapshots), opened.registry)
         finally:
-            log.close()
-            if snapshots is not None:
-                snapshots.close()
+            opened.close()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[ContextLog]:
@@ -191,12 +190,10 @@ def complete_streams(context: click.Context, _parameter: click.Parameter, incomp
         from ctxlog.wiring import open_log
 
         session = context.find_root().ensure_object(Session)
-        log, snapshots = open_log(session.url, create=False)
+        opened = open_log(session.url, create=False)
         try:
-            names = [name for name in matching(log) if name.startswith(incomplete)]
+            names = [name for name in matching(opened.log) if name.startswith(incomplete)]
         finally:
-            log.close()
-            if snapshots is not None:
-                snapshots.close()
+            opened.close()
         return [CompletionItem(name) for name in names[:COMPLETIONS_MAX]]
     return []

@@ -12,7 +12,7 @@ from ctxlog.cli.output import line, note, print_json
 from ctxlog.cli.progress import progress
 from ctxlog.cli.session import Session, log_option, output_option
 from ctxlog.cli.text import count, visible
-from ctxlog.errors import InvalidInputError, LogOpenError
+from ctxlog.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ctxlog.importers import ImportReport
@@ -30,7 +30,7 @@ def partitions_option(function: click.decorators.FC) -> click.decorators.FC:
         "--partitions",
         type=click.IntRange(1, 65_535),
         metavar="N",
-        help="Partitions of the new log; default 1.",
+        help="Partitions of the new log; default 12 on Kafka, 1 elsewhere.",
     )(function)
 
 
@@ -128,7 +128,7 @@ def copy_command(session: Session, target: str, partitions: int | None) -> None:
     """
     from ctxlog.replay.copying import copy_log
 
-    with session.reading() as opened, _opened(target, partitions=partitions or 1) as found:
+    with session.reading() as opened, _target(target, partitions) as found:
         if partitions is not None and found.partitions != partitions:
             raise click.UsageError(f"{_partitions(found)}, not {partitions}; nothing was copied.")
         with progress("Copying") as step:
@@ -147,17 +147,15 @@ def copy_command(session: Session, target: str, partitions: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _opened(url: str | None, *, create: bool = True, partitions: int = 1) -> Iterator[EventLog]:
-    """A backend by itself, without what only contexts need."""
+def _target(url: str, partitions: int | None) -> Iterator[EventLog]:
+    """The log to copy into; an embedded one is made."""
     from ctxlog.wiring import open_log
 
-    log, snapshots = open_log(url, create=create, partitions=partitions)
+    opened = open_log(url, partitions=partitions)
     try:
-        yield log
+        yield opened.log
     finally:
-        log.close()
-        if snapshots is not None:
-            snapshots.close()
+        opened.close()
 
 
 def _partitions(log: EventLog) -> str:
@@ -165,22 +163,31 @@ def _partitions(log: EventLog) -> str:
 
 
 @click.command(
-    "init", short_help="Create a log", epilog="\b\nExamples:\n  ctxlog init\n  ctxlog init --log embedded:/data/agents"
+    "init",
+    short_help="Create a log",
+    epilog="\b\nExamples:\n  ctxlog init\n  ctxlog init --log embedded:/data/agents\n"
+    "  ctxlog init --log kafka://localhost:9092 --partitions 24",
 )
 @partitions_option
+@click.option("--adopt", is_flag=True, help="Kafka: go on with a topic that was restored and so has another id.")
 @log_option
 @output_option
 @click.pass_obj
-def init_command(session: Session, partitions: int | None) -> None:
-    """Create the log. An embedded log is also made by the first command that writes to it; run again, this changes nothing."""
-    with contextlib.ExitStack() as stack:
-        try:
-            log, created = stack.enter_context(_opened(session.url, create=False)), False
-        except LogOpenError:  # None is there. Where another fault is the reason, creating one says so too, and changes nothing.
-            log, created = stack.enter_context(_opened(session.url, partitions=partitions or 1)), True
+def init_command(session: Session, partitions: int | None, adopt: bool) -> None:
+    """Create the log, or complete one whose creation was stopped; run again, this changes nothing.
+
+    An embedded log is also made by the first command that writes to it. On Kafka this makes the topic, and nothing else does.
+    """
+    from ctxlog.wiring import create_log
+
+    opened, created = create_log(session.url, partitions=partitions, adopt=adopt)
+    log = opened.log
+    try:
         if partitions is not None and log.partitions != partitions:
             raise click.UsageError(f"{_partitions(log)}, not {partitions}; nothing was changed.")
         found = {"log": log.url, "log_id": log.log_id, "partitions": log.partitions, "created": created}
+    finally:
+        opened.close()
     if session.people:
         done = "created" if created else "exists"
         line(f"{done}: {visible(log.url)}, {count(log.partitions, 'partition')}, log {log.log_id}")

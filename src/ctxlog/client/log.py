@@ -24,7 +24,7 @@ from ctxlog.errors import (
     RecordTooLargeError,
     StorageError,
 )
-from ctxlog.log.protocol import EventLog, OutcomeUnknownError
+from ctxlog.log.protocol import EventLog, OutcomeUnknownError, SchemaIds
 from ctxlog.log.publication import Publisher, wait_until_shown
 from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
@@ -47,11 +47,23 @@ class ContextLog:
     Args:
         log: The backend. `ContextLog.open` builds one from a URL.
         snapshots: Where folds are kept to save work; None keeps none.
+        registry: Whose ids frame what is appended; None frames with the schemas' fingerprints.
+        cloudevents: Whether records get the headers of CloudEvents.
     """
 
-    def __init__(self, log: EventLog, snapshots: SnapshotStore | None = None) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        snapshots: SnapshotStore | None = None,
+        registry: SchemaIds | None = None,
+        cloudevents: bool = False,
+    ) -> None:
         self.log = log
         self.snapshots = snapshots
+        self.registry = registry
+        self.cloudevents = cloudevents
+        # Kept in a forked child: it reads what its parent wrote before the fork, however late the log shows it.
+        self._written: dict[int, int] = {}
         self._start()
 
     def _start(self) -> None:
@@ -60,7 +72,6 @@ class ContextLog:
         self._publisher = Publisher(self.log, self._replayer.reader)
         self._cursors: OrderedDict[str, StreamCursor] = OrderedDict()
         self._lock = threading.RLock()
-        self._written: dict[int, int] = {}
         self._written_lock = threading.Lock()  # Its own, so that appends do not wait for a long read.
 
     @classmethod
@@ -68,16 +79,15 @@ class ContextLog:
         """Open a log.
 
         Args:
-            url: `embedded:PATH` (created on first use) or `memory:`; without it the environment's `CTXLOG_URL`, then `log` in
-                `./ctxlog.toml`, then `embedded:.ctxlog`.
+            url: `embedded:PATH` (created on first use), `kafka://HOST:PORT` or `memory:`; without it the environment's
+                `CTXLOG_URL`, then `log` in `./ctxlog.toml`, then `embedded:.ctxlog`.
 
         Raises:
             LogOpenError: There is no log that can be opened; the message gives the reasons.
         """
         from ctxlog.wiring import open_log
 
-        log, snapshots = open_log(url)
-        return cls(log, snapshots)
+        return cls(*open_log(url))
 
     @property
     def replayer(self) -> Replayer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from ctxlog.codec.schemas import Schema
 from ctxlog.errors import CtxlogError
 from ctxlog.model.records import NewRecord, Placed, Record
 
@@ -75,6 +76,20 @@ class EventLog(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections. Further use raises `LogClosedError`."""
+        ...
+
+
+class SchemaIds(Protocol):
+    """Knows the ids that a schema registry has given to schemas."""
+
+    def id_of(self, schema: Schema) -> int:
+        """The id of exactly this schema.
+
+        Raises:
+            LogOpenError: The registry does not have it.
+            StorageError: The registry cannot be reached, or answers nonsense.
+            IntegrityError: It has another schema under the id that it says.
+        """
         ...
 
 

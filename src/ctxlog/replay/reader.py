@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+from ctxlog.codec.control import Control
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.core.partitioner import partition_of
 from ctxlog.errors import BelowHorizonError, GenesisError
@@ -33,7 +34,7 @@ class LogReader:
         # each set it to what they found: every pair is true by itself.
         self._latest = dict.fromkeys(self._contexts, (0, _BEFORE_ALL))
         for partition in range(log.partitions):
-            found = self.context(partition, self.check_horizon(partition)).genesis
+            found = self._genesis(partition, self.check_horizon(partition))
             if found is None:
                 raise GenesisError(
                     f"{log.url}: partition {partition} has no genesis of rules that this release knows; nothing was read. "
@@ -43,6 +44,10 @@ class LogReader:
                 raise GenesisError(
                     f"{log.url}: partition {partition} belongs to another log than the one that was opened; nothing was read."
                 )
+
+    def _genesis(self, partition: int, end: int) -> Control | None:
+        """What a partition begins with, nearly always in its first record; all others are read when they are needed."""
+        return self.context(partition, min(end, 1)).genesis or self.context(partition, end).genesis
 
     def partition(self, stream_id: str) -> int:
         """The partition of a stream."""

@@ -6,6 +6,7 @@ child leaves those of its parent alone, for ever: to close them there would wait
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -25,6 +26,9 @@ T = TypeVar("T", Producer, Consumer, AdminClient)
 
 ANSWER_SECONDS_MAX = 30.0
 """How long a question to the brokers may take, their elections included, before it fails."""
+
+CONNECT_SECONDS = 5.0
+"""How long a new producer waits for its first connection before it is used without one."""
 
 IDLE_MAX = 2
 """Readers that are kept for the next read. Each has threads and connections."""
@@ -64,7 +68,7 @@ class Clients:
 
     def producer(self) -> Producer:
         """For appends."""
-        return self._one("producer", lambda: self._make(Producer, PRODUCER))
+        return self._one("producer", self._make_producer)
 
     def query(self) -> Consumer:
         """For questions about offsets; nothing is ever assigned to it, so no fetch that waits is in their way."""
@@ -158,6 +162,14 @@ class Clients:
         """Raise `LogClosedError` where the log was closed."""
         if self._closed:
             raise LogClosedError(f"{self.location.name}: the log was closed; nothing was read or appended. Open it again.")
+
+    def _make_producer(self) -> Producer:
+        producer = self._make(Producer, PRODUCER)
+        # A message that is there before a broker is connected makes librdkafka wait half a second for its producer id.
+        with contextlib.suppress(KafkaException):
+            for _ in range(2):
+                producer.list_topics(self.location.topic, timeout=CONNECT_SECONDS)
+        return producer
 
     def _make(self, kind: type[T], settings: dict[str, str]) -> T:
         servers = {"bootstrap.servers": self.location.servers}

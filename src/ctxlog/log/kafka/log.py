@@ -56,7 +56,7 @@ class KafkaLog:
     def __init__(self, url: str) -> None:
         self.location = Location.parse(url)
         self.url = self.location.name
-        self._properties = Properties.read(self.location.properties)
+        self.properties = Properties.read(self.location.properties)
         self.scanning: Scanning | None = None
         self._start()
         try:
@@ -70,7 +70,7 @@ class KafkaLog:
         self._changed: TopicChangedError | None = None
 
     def _start(self) -> None:
-        self._clients = Clients(self.location, self._properties)
+        self._clients = Clients(self.location, self.properties)
         self._sender = Sender(self._clients)
         self._tail = Tail(self._clients)
         self._looking = threading.Lock()

@@ -127,9 +127,8 @@ class Sender:
                         with self._turn:
                             self._turn.notify_all()
                     elif time.monotonic() > under_way.reported_at + SILENCE_SECONDS_MAX:
-                        raise OutcomeUnknownError(
-                            f"{self._clients.location.name}: for {SILENCE_SECONDS_MAX:.0f} s no report on {under_way.left} records"
-                        )
+                        name, left = self._clients.location.name, under_way.left
+                        raise OutcomeUnknownError(f"{name}: no report on {left} record(s) for {SILENCE_SECONDS_MAX:.0f} s")
             finally:
                 with self._turn:
                     self._polling = False
