@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import tomllib
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctxlog.errors import InvalidInputError, LogOpenError
-from ctxlog.log.protocol import EventLog, SchemaIds
+from ctxlog.log.protocol import EventLog, Scanned, SchemaIds
 from ctxlog.replay.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
@@ -64,6 +65,13 @@ class OpenedLog(NamedTuple):
     snapshots: SnapshotStore | None = None
     registry: SchemaIds | None = None
     cloudevents: bool = False
+
+    def tell(self, scanning: Callable[[int, int], None]) -> None:
+        """Have reads that take long say how many offsets are done, and of how many."""
+        log: object = self.log
+        while isinstance(log, Scanned):
+            log.scanning = scanning
+            log = getattr(log, "log", None)
 
     def close(self) -> None:
         """Let go of everything."""
@@ -133,8 +141,6 @@ def create_log(url: str | None = None, *, partitions: int | None = None, adopt: 
 
 def _with_caches(log: KafkaLog) -> OpenedLog:
     """A log on Kafka behind its index, with its snapshots and its registry."""
-    from ctxlog.replay.index import IndexedLog
-
     location = log.location
     registry = None
     if location.registry is not None:
@@ -144,6 +150,8 @@ def _with_caches(log: KafkaLog) -> OpenedLog:
     folder = cache_folder(location.cache, log.log_id)
     if folder is None:
         return OpenedLog(log, None, registry, location.cloudevents)
+    from ctxlog.replay.index import IndexedLog
+
     indexed = IndexedLog(log, folder / INDEX_FILE)
     return OpenedLog(indexed, SnapshotStore(folder / CACHE_FILE), registry, location.cloudevents)
 

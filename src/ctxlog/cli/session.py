@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ctxlog.cli.output import FORMATS
+from ctxlog.cli.progress import progress
 from ctxlog.errors import CtxlogError, LogOpenError, PointError
 
 if TYPE_CHECKING:
@@ -104,18 +105,19 @@ class Session:
         except LogOpenError as error:
             where = "" if source == "given" else f" (log {found!r}, by {source})"
             raise type(error)(f"{error}{where}") from error
-        try:
+        with contextlib.closing(opened), progress("Reading the log") as step:
+            opened.tell(step)
             yield Opened(opened.log, opened.snapshots, Replayer(opened.log, opened.snapshots), opened.registry)
-        finally:
-            opened.close()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[ContextLog]:
         """The log, opened for appending; created on first use."""
         from ctxlog.client import ContextLog
+        from ctxlog.wiring import open_log
 
-        with ContextLog.open(self.url) as log:
-            yield log
+        with contextlib.closing(open_log(self.url)) as opened, progress("Reading the log") as step:
+            opened.tell(step)
+            yield ContextLog(*opened)
 
 
 def _key(stream_id: str) -> bytes:

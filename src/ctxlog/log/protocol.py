@@ -6,7 +6,7 @@ time that the log sets, keys, records that stay as they are for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ctxlog.codec.schemas import Schema
@@ -77,6 +77,17 @@ class EventLog(Protocol):
     def close(self) -> None:
         """Let go of files and connections. Further use raises `LogClosedError`."""
         ...
+
+
+@runtime_checkable
+class Scanned(Protocol):
+    """A log that says how far its long reads are.
+
+    Attributes:
+        scanning: Told how many offsets are done and of how many; None tells nobody.
+    """
+
+    scanning: Callable[[int, int], None] | None
 
 
 class SchemaIds(Protocol):

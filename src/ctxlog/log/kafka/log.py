@@ -155,6 +155,8 @@ class KafkaLog:
                 if tell is not None and number % 1_000 == 0:
                     tell(record.offset - start, end - start)
                 yield record
+            if tell is not None:
+                tell(end - start, end - start)
             return
         tail = self._tail
         while start < end:
