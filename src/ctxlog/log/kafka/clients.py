@@ -25,7 +25,16 @@ from ctxlog.log.kafka.location import COMMON, CONSUMER, PRODUCER, Location, Prop
 T = TypeVar("T", Producer, Consumer, AdminClient)
 
 ANSWER_SECONDS_MAX = 30.0
-"""How long a question to the brokers may take, their elections included, before it fails."""
+"""How long a question to the brokers may take, their elections included, before it fails; …"""
+
+FIRST_ANSWER_SECONDS_MAX = 10.0
+"""… and the first one of all, when nothing says yet that there are brokers; …"""
+
+REFUSED_SECONDS_MAX = 3.0
+"""… or as little, where every connection was refused: brokers that start may need so long."""
+
+TRY_SECONDS = 2.0
+"""How long one try may take before the question is asked again."""
 
 CONNECT_SECONDS = 5.0
 """How long a new producer waits for its first connection before it is used without one."""
@@ -59,6 +68,7 @@ class Clients:
         self._made: dict[str, Any] = {}
         self._idle: list[Consumer] = []
         self._closed = False
+        self._answered = False
         self.refused: str | None = None
         self.unreachable: str | None = None
 
@@ -127,20 +137,32 @@ class Clients:
             StorageError: There is no answer.
             LogOpenError: The brokers refuse this client.
         """
-        deadline = time.monotonic() + seconds
+        started = time.monotonic()
+        if not self._answered:
+            seconds = min(seconds, FIRST_ANSWER_SECONDS_MAX)
         while True:
-            left = deadline - time.monotonic()
+            left = started + seconds - time.monotonic()
             try:
-                return question(max(0.1, min(left, 5.0)))
+                answer = question(max(0.1, min(left, TRY_SECONDS)))
+                self._answered, self.unreachable = True, None
+                return answer
             except KafkaException as error:
                 self.check_open()
+                self._listen()
                 self.check_refused()
                 cause: KafkaError = error.args[0]
+                gone = self.unreachable is not None and not self._answered
+                waited = time.monotonic() + 0.2 - started
                 # `retriable` of librdkafka covers produce alone.
-                if cause.code() not in _AGAIN or time.monotonic() + 0.2 >= deadline:
+                if cause.code() not in _AGAIN or waited >= seconds or (gone and waited >= REFUSED_SECONDS_MAX):
                     reason = self.unreachable if cause.code() in _AWAY and self.unreachable else cause.str()
                     raise StorageError(f"{self.location.name}: {what}: {reason}; nothing was changed. Try again.") from error
             time.sleep(0.1)
+
+    def _listen(self) -> None:
+        """Let the clients tell what happened to their connections."""
+        for client in list(self._made.values()):
+            client.poll(0)
 
     def check_refused(self) -> None:
         """Raise `LogOpenError` where the brokers do not take this client's credentials."""

@@ -143,7 +143,10 @@ class _Part:
         self.records.append(record)
         self.next = record.offset + 1
         self.bytes += _size(record)
-        if self.bytes > TAIL_BYTES:
+
+    def trim(self) -> None:
+        """Let go of the older half where there is too much."""
+        while self.bytes > TAIL_BYTES and len(self.records) > 1:
             half = len(self.records) // 2
             self.first = self.records[half].offset
             self.bytes -= sum(map(_size, self.records[:half]))
@@ -180,12 +183,14 @@ class Tail:
             silence = _Silence(self._clients, partition)
             part = self._at(partition, start)
             while part.next <= start:
-                if self._receive():
+                if self._receive(part):
                     silence.broken()
                 else:
                     silence.check()
             upto = min(end, part.next)
-            return part.between(start, upto), upto
+            found = part.between(start, upto)
+            part.trim()  # Not before: what came in one go may be more than is kept.
+            return found, upto
 
     def wait(self, partition: int, end: int, timeout_seconds: float) -> None:
         """Until a record at or beyond `end` has come, or the time is over."""
@@ -195,7 +200,8 @@ class Tail:
                 part = self._at(partition, end)
                 if part.next > end:
                     return
-                self._receive(min(left, POLL_SECONDS))
+                self._receive(part, min(left, POLL_SECONDS))
+                part.trim()
 
     def _at(self, partition: int, start: int) -> _Part:
         """The partition's tail, moved where a read needs it."""
@@ -210,8 +216,8 @@ class Tail:
         self._parts[partition] = part = _Part(start)
         return part
 
-    def _receive(self, timeout_seconds: float = POLL_SECONDS) -> bool:
-        """Take what has come for any partition; whether there was something."""
+    def _receive(self, wanted: _Part, timeout_seconds: float = POLL_SECONDS) -> bool:
+        """Take what has come for any partition; whether there was something. All but the wanted one are trimmed."""
         found = _poll(self._clients.tail(), self._clients, timeout_seconds)
         for message in found:
             error = message.error()
@@ -225,4 +231,7 @@ class Tail:
                 if part is not None and error.code() in _GONE:
                     del self._parts[partition or 0]
                 _check(self._clients, -1 if partition is None else partition, error)
+        for part in self._parts.values():
+            if part is not wanted:
+                part.trim()
         return bool(found)

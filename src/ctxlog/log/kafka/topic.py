@@ -18,7 +18,7 @@ from ctxlog.codec.control import Control, decode_control, encode_control, genesi
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.core.arbitration import RULES
 from ctxlog.errors import BelowHorizonError, GenesisError, LogOpenError, TopicChangedError, UndecodableError
-from ctxlog.log.kafka.clients import Clients
+from ctxlog.log.kafka.clients import ANSWER_SECONDS_MAX, Clients
 from ctxlog.log.kafka.location import BYTES_MAX
 from ctxlog.log.kafka.reading import bulk
 from ctxlog.log.kafka.sending import Sender
@@ -30,9 +30,6 @@ PARTITIONS = 12
 
 REPLICAS = 3
 """Of a new topic, where there are so many brokers; each record is then on two of them before it is acknowledged."""
-
-OPEN_SECONDS_MAX = 10.0
-"""How long opening waits for the first answer."""
 
 _FIXED = {
     "cleanup.policy": "delete",
@@ -59,7 +56,7 @@ class Topic(NamedTuple):
     replicas: int
 
 
-def describe(clients: Clients, *, seconds: float = OPEN_SECONDS_MAX) -> Topic | None:
+def describe(clients: Clients, *, seconds: float = ANSWER_SECONDS_MAX) -> Topic | None:
     """The topic; None where there is none. Raises `StorageError` without an answer, `LogOpenError` where the brokers refuse."""
     name = clients.location.topic
 
@@ -90,7 +87,7 @@ def settings(clients: Clients) -> dict[str, str]:
         (future,) = clients.admin().describe_configs([resource], request_timeout=timeout).values()
         return {name: entry.value for name, entry in future.result().items() if entry.value is not None}
 
-    found: dict[str, str] = clients.ask(f"settings of topic {clients.location.topic!r}", question, seconds=OPEN_SECONDS_MAX)
+    found: dict[str, str] = clients.ask(f"settings of topic {clients.location.topic!r}", question)
     return found
 
 
