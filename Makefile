@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check check-static fmt soak bench lock build clean
+.PHONY: help install demo test test-kafka kafka check check-static fmt soak bench lock build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ demo: $(STAMP) ## See ctxlog at work
 
 test: $(STAMP) ## Run the whole test suite (all but soak)
 	@$(BIN)/python -m pytest -n $(WORKERS)
+
+test-kafka: $(STAMP) ## Run the tests that need a real Kafka broker (Java 17 and Maven, or Docker), and no others
+	@CTXLOG_REQUIRE_KAFKA=1 $(BIN)/python -m pytest -n $(WORKERS) -m "kafka and not soak"
+
+kafka: $(STAMP) ## Start a Kafka broker to try things with, until Ctrl-C
+	@$(BIN)/python tests/brokers.py try
 
 check: check-static ## Before each commit: format, lint, types, import rules, unit tests
 	@$(BIN)/python -m pytest tests/unit -q -x

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+import brokers
 from ctxlog import ContextLog
 from ctxlog.log.embedded import EmbeddedLog
 
@@ -48,3 +51,74 @@ def open_embedded(folder: Path) -> Iterator[Callable[..., EmbeddedLog]]:
     yield open_it
     for log in opened:
         log.close()
+
+
+KAFKA_FIXTURES = frozenset({"kafka", "three_nodes", "users", "proxied"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a broker are marked, so that `-m kafka` runs them and no others."""
+    for item in items:
+        if KAFKA_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("kafka")
+
+
+class Kafka:
+    """A broker that tests share; each takes topics of its own."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self._numbers = count()
+
+    def topic(self) -> str:
+        """A name that no other test has."""
+        return f"test-{os.getpid()}-{time.time_ns()}-{next(self._numbers)}"
+
+    def url(self, topic: str | None = None) -> str:
+        """URL of a log in a topic, a new one where not given."""
+        return f"kafka://{self.bootstrap}?topic={topic or self.topic()}"
+
+
+def no_broker(reason: object) -> None:
+    """Skip, or fail where a broker is required."""
+    if os.environ.get("CTXLOG_REQUIRE_KAFKA") == "1":
+        pytest.fail(f"a broker is required: {reason}")
+    pytest.skip(f"no Kafka: {reason}")
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Kafka:
+    """A real broker: `CTXLOG_TEST_KAFKA`, or Docker, or Java with Maven; one for all processes of this run."""
+    given = os.environ.get("CTXLOG_TEST_KAFKA")
+    if given:
+        return Kafka(given)
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    try:
+        return Kafka(brokers.shared(base.parent if worker else base, os.getppid() if worker else os.getpid()))
+    except brokers.NoBrokerError as error:
+        no_broker(error)
+        raise AssertionError from error
+
+
+def cluster(factory: pytest.TempPathFactory, **options: object) -> Iterator[brokers.Cluster]:
+    """Brokers of one test module."""
+    try:
+        started = brokers.Cluster(factory.mktemp("kafka"), **options)  # type: ignore[arg-type]
+    except brokers.NoBrokerError as error:
+        no_broker(error)
+        raise AssertionError from error
+    with started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[brokers.Cluster]:
+    """Three brokers, of which tests may kill some."""
+    yield from cluster(tmp_path_factory, nodes=3)
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[brokers.Cluster]:
+    """A broker whose clients are users and are held to ACLs."""
+    yield from cluster(tmp_path_factory, scram=True)
