@@ -11,8 +11,7 @@ from typing import Self
 
 from ctxlog.client.context import Context
 from ctxlog.client.options import Encoded
-from ctxlog.codec.framing import frame_single_object
-from ctxlog.codec.schemas import shipped
+from ctxlog.codec.framing import PREFIX_BYTES_MAX
 from ctxlog.errors import (
     AbandonedError,
     ConflictError,
@@ -69,7 +68,7 @@ class ContextLog:
     def _start(self) -> None:
         self._pid = os.getpid()
         self._replayer = Replayer(self.log, self.snapshots)
-        self._publisher = Publisher(self.log, self._replayer.reader)
+        self._publisher = Publisher(self.log, self._replayer.reader, self.registry)
         self._cursors: OrderedDict[str, StreamCursor] = OrderedDict()
         self._lock = threading.RLock()
         self._written_lock = threading.Lock()  # Its own, so that appends do not wait for a long read.
@@ -252,12 +251,16 @@ class ContextLog:
         self, stream_id: str, encoded: Sequence[Encoded], event_ids: Sequence[str], *, conditional: bool, expected: str
     ) -> Committed | Acknowledged:
         partition = self.replayer.reader.partition(stream_id)
-        key = stream_id.encode()
-        records = [NewRecord(partition, key, frame_single_object(shipped(name).fingerprint, body)) for name, body in encoded]
-        for record in records:
-            if record.size > MAX_RECORD_BYTES:
-                raise RecordTooLargeError(stream_id, record.size, MAX_RECORD_BYTES)
-        self._publisher.ensure(partition, {type_name for type_name, _ in encoded})
+        key, publisher = stream_id.encode(), self._publisher
+        for event in encoded:
+            size = len(key) + len(event.body) + PREFIX_BYTES_MAX + sum(len(name) + len(value) for name, value in event.headers)
+            if size > MAX_RECORD_BYTES:
+                raise RecordTooLargeError(stream_id, size, MAX_RECORD_BYTES)
+        publisher.ensure(partition, {event.type_name for event in encoded})
+        records = [
+            NewRecord(partition, key, publisher.prefix(partition, event.type_name) + event.body, None, event.headers)
+            for event in encoded
+        ]
         try:
             positions = self._send(records)
         except OutcomeUnknownError as error:

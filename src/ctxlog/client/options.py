@@ -43,7 +43,8 @@ class Writer(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """An event ready for the log: full name of its type, Avro body."""
+    """An event ready for the log: full name of its type, Avro body, headers for other tools."""
 
     type_name: str
     body: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()

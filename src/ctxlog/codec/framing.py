@@ -15,6 +15,9 @@ _SINGLE_OBJECT_BYTES = 10
 _CONFLUENT = b"\x00"
 _CONFLUENT_BYTES = 5
 
+PREFIX_BYTES_MAX = _SINGLE_OBJECT_BYTES
+"""The longest of them."""
+
 
 @lru_cache(maxsize=512)
 def single_object_prefix(fingerprint: str) -> bytes:

@@ -83,6 +83,11 @@ class Schema:
             self.readable = covers(self.node, shipped(self.name).node)
 
 
+def schema_digest_of(text: str) -> bytes:
+    """Digest of a schema's text, whatever its documentation and order of members. Raises `SchemaError`."""
+    return Schema(text).digest
+
+
 def restrict(source: Any) -> dict[str, Any]:
     """The schema with names in full and references replaced once, holding only what a log may carry.
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ctxlog.codec.control import encode_control, schema_published
-from ctxlog.codec.framing import single_object_prefix
+from ctxlog.codec.framing import confluent_prefix, registry_id_of, single_object_prefix
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.codec.schemas import Schema, shipped
 from ctxlog.errors import IntegrityError, LogOpenError, StorageError
-from ctxlog.log.protocol import EventLog, OutcomeUnknownError
+from ctxlog.log.protocol import EventLog, OutcomeUnknownError, SchemaIds
 
 
 class Contexts(Protocol):
@@ -47,12 +47,24 @@ def wait_until_shown(log: EventLog, partition: int, offset: int) -> int:
 
 
 class Publisher:
-    """Sees to it that the shipped schemas that a writer uses are published in the partitions where it uses them."""
+    """Sees to it that the shipped schemas that a writer uses are published in the partitions where it uses them.
 
-    def __init__(self, log: EventLog, contexts: Contexts) -> None:
+    Args:
+        log: The log.
+        contexts: Its partitions' control state.
+        registry: Whose ids frame values; None frames with fingerprints. It is asked where a partition says no id yet, so a
+            registry that is down does not stop who writes what was written before.
+    """
+
+    def __init__(self, log: EventLog, contexts: Contexts, registry: SchemaIds | None = None) -> None:
         self._log = log
         self._contexts = contexts
-        self._known: set[tuple[int, str]] = set()
+        self._registry = registry
+        self._known: dict[tuple[int, str], bytes] = {}
+
+    def prefix(self, partition: int, type_name: str) -> bytes:
+        """What stands before the body of an event of this type, which `ensure` has seen to."""
+        return self._known[partition, type_name]
 
     def ensure(self, partition: int, type_names: Iterable[str]) -> None:
         """Publish what is missing, and read it back.
@@ -71,21 +83,30 @@ class Publisher:
                 f"{self._log.url}: a copy into this log was started and is not finished; nothing was appended. "
                 "Run the same `ctxlog copy` again to finish it."
             )
-        prefixes = {name: single_object_prefix(shipped(name).fingerprint) for name in missing}
-        unpublished = [shipped(name) for name in missing if prefixes[name] not in context.published]
+        prefixes = {name: self._prefix(context, shipped(name)) for name in missing}
+        unpublished = [name for name in missing if prefixes[name] not in context.published]
         if unpublished:
-            context = self._publish(partition, unpublished)
+            context = self._publish(partition, [(shipped(name), registry_id_of(prefixes[name])) for name in unpublished])
         for name in missing:
             published = context.published.get(prefixes[name])
             if published is None or published.decoder.schema.digest != shipped(name).digest:
+                what = "fingerprint" if self._registry is None else "id in the registry"
                 raise IntegrityError(
-                    f"{self._log.url}: partition {partition} does not hold the schema of {name} under its fingerprint; "
+                    f"{self._log.url}: partition {partition} does not hold the schema of {name} under its {what}; "
                     "nothing was appended. Check who may write to this log."
                 )
-            self._known.add((partition, name))
+            self._known[partition, name] = prefixes[name]
 
-    def _publish(self, partition: int, schemas: list[Schema]) -> PartitionContext:
-        records = [encode_control(partition, schema_published(self._log.log_id, schema, None)) for schema in schemas]
+    def _prefix(self, context: PartitionContext, schema: Schema) -> bytes:
+        if self._registry is None:
+            return single_object_prefix(schema.fingerprint)
+        for prefix, published in context.published.items():  # in the order of their claims
+            if registry_id_of(prefix) is not None and published.decoder.schema.digest == schema.digest:
+                return prefix
+        return confluent_prefix(self._registry.id_of(schema))
+
+    def _publish(self, partition: int, schemas: list[tuple[Schema, int | None]]) -> PartitionContext:
+        records = [encode_control(partition, schema_published(self._log.log_id, *schema)) for schema in schemas]
         try:
             placed = self._log.append(records)
         except OutcomeUnknownError as error:
