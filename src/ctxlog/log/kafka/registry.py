@@ -58,8 +58,8 @@ class Registry:
             found = self.look_up(schema)
             if found is None:
                 raise LogOpenError(
-                    f"registry {self.url}: subject {self.subject(schema)!r} does not hold the schema of this release; nothing was "
-                    "appended. Run `ctxlog schemas register`."
+                    f"registry {self.url}: subject {self.subject(schema)!r} does not hold the schema of this release; nothing "
+                    "was appended. Run `ctxlog schemas register`."
                 )
             self._ids[schema.fingerprint] = found
         return self._ids[schema.fingerprint]
@@ -77,12 +77,17 @@ class Registry:
             StorageError: The registry cannot be reached, or answers nonsense.
         """
         subject = self.subject(schema)
-        if self.level(schema) != LEVEL:
-            self._ask(lambda: self._client().set_compatibility(subject, LEVEL))
+        # Some registries take a level only for a subject that exists. Who adds a second version finds it set.
+        self._hold(schema)
         found = self._ask(lambda: self._client().register_schema(subject, _avro(schema)), conflict=f"subject {subject!r}")
+        self._hold(schema)
         # The client remembers what it sent; what counts is what the registry shows.
         self._made = None
         return self._checked(schema, found)
+
+    def _hold(self, schema: Schema) -> None:
+        if self.level(schema) != LEVEL:
+            self._ask(lambda: self._client().set_compatibility(self.subject(schema), LEVEL), absent=True)
 
     def level(self, schema: Schema) -> str | None:
         """The compatibility that a schema's subject is held to; None where nothing is said for it."""
@@ -104,8 +109,8 @@ class Registry:
             same = False
         if not same:
             raise IntegrityError(
-                f"registry {self.url}: expected the schema of {schema.name} under id {registry_id}, found another one; nothing was "
-                "appended. Check the registry."
+                f"registry {self.url}: expected the schema of {schema.name} under id {registry_id}, found another one; nothing "
+                "was appended. Check the registry."
             )
         return registry_id
 
@@ -140,8 +145,8 @@ class Registry:
                 return None
             if conflict and status == _CONFLICT:
                 raise IntegrityError(
-                    f"registry {self.url}: {conflict} does not take the schema of this release: it is not {LEVEL} with the others; "
-                    "nothing was registered."
+                    f"registry {self.url}: {conflict} does not take the schema of this release: it is not {LEVEL} with the "
+                    "others; nothing was registered."
                 ) from error
             raise StorageError(f"registry {self.url}: it answered {status}; nothing was appended. Check the registry.") from error
         except Exception as error:  # Whatever its HTTP library raises: it is away, or no registry.
