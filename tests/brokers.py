@@ -125,7 +125,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - brokers are started from the main thread
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - brokers are started from the main thread
             )
 
     def signal(self, number: signal.Signals) -> None:
@@ -155,7 +155,8 @@ class Node:
             raise NoBrokerError(f"broker {self.number} ended: {self.log.read_text('utf-8', 'replace')[-2000:]}")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Runs in a child between fork and exec (`preexec_fn`)."""
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctxlog.errors import InvalidInputError, LogOpenError
-from ctxlog.log.protocol import EventLog, Scanned, SchemaIds
+from ctxlog.log.protocol import EventLog, Scanned
 from ctxlog.replay.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
     from ctxlog.log.kafka import KafkaLog
+    from ctxlog.log.kafka.registry import Registry
 
 DEFAULT_URL = "embedded:.ctxlog"
 SETTINGS_FILE = "ctxlog.toml"
@@ -63,7 +64,7 @@ class OpenedLog(NamedTuple):
 
     log: EventLog
     snapshots: SnapshotStore | None = None
-    registry: SchemaIds | None = None
+    registry: Registry | None = None
     cloudevents: bool = False
 
     def tell(self, scanning: Callable[[int, int], None]) -> None:

@@ -44,6 +44,7 @@ COMMANDS = {
     "verify": Entry("prove", "prove", "Check the log, or a manifest against it"),
     "demo": Entry("run", "demo", "See ctxlog at work"),
     "doctor": Entry("run", "doctor", "Say what is wrong with the setup, and what to do"),
+    "schemas": Entry("run", "schemas", "List, check and register schemas"),
     "completion": Entry("run", "completion", "Print the completion script for bash, zsh or fish"),
 }
 

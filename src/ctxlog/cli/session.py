@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from ctxlog.client import ContextLog
-    from ctxlog.log.protocol import EventLog, SchemaIds
+    from ctxlog.log.kafka.registry import Registry
+    from ctxlog.log.protocol import EventLog
     from ctxlog.model.points import Point
     from ctxlog.replay.replayer import Replayer
     from ctxlog.replay.snapshots import SnapshotStore
@@ -44,7 +45,7 @@ class Opened:
     log: EventLog
     snapshots: SnapshotStore | None
     replayer: Replayer
-    registry: SchemaIds | None
+    registry: Registry | None
 
     def require(self, stream_id: str) -> None:
         """Raise `UnknownStreamError` where the log has no record under this name; the message suggests others."""
