@@ -1,4 +1,4 @@
-"""Processes that write to a log on Kafka, for the tests that kill, freeze and cut off whatever there is. Spawned, so importable."""
+"""Processes that write to a log on Kafka, for the tests that kill, freeze and cut off things. Spawned, so importable."""
 
 from __future__ import annotations
 

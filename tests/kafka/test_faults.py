@@ -1,4 +1,4 @@
-"""Brokers that are killed, clients that are frozen or cut off: nothing acknowledged is lost, nothing counts twice, and nobody lies."""
+"""Brokers that are killed, clients that are frozen or cut off: nothing acknowledged is lost, nothing counts twice."""
 
 from __future__ import annotations
 

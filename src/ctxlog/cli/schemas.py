@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 MISSING, CONTRADICTED = 1, 3
 
 
-@click.group("schemas", short_help="List, check and register schemas")
+@click.group(
+    "schemas",
+    short_help="List, check and register schemas",
+    epilog="\b\nExamples:\n  ctxlog schemas list\n  ctxlog schemas check -o json\n"
+    "  ctxlog schemas register --log 'kafka://localhost:9092?registry=http://localhost:8081'",
+)
 def schemas_command() -> None:
     """The schemas that the log carries, and those of the schema registry that the log's URL names (?registry=URL)."""
 
