@@ -84,17 +84,22 @@ class Clients:
         """For questions about offsets; nothing is ever assigned to it, so no fetch that waits is in their way."""
         return self._one("query", lambda: self._make(Consumer, CONSUMER))
 
+    def drop(self, name: str) -> None:
+        """Make another client for the next question. Not closed: another thread may be asking it."""
+        with self._lock:
+            self._made.pop(name, None)
+
     def drop_producer(self, failed: Producer) -> None:
         """Make another producer for the next append; this one cannot go on."""
         with self._lock:
             if self._made.get("producer") is failed:
                 del self._made["producer"]
 
-    def borrow(self) -> Consumer:
-        """A consumer for one read; give it back, or drop it."""
+    def borrow(self, *, new: bool = False) -> Consumer:
+        """A consumer for one read; give it back, or close it."""
         with self._lock:
             self.check_open()
-            if self._idle:
+            if self._idle and not new:
                 return self._idle.pop()
         return self._make(Consumer, {**CONSUMER, "fetch.wait.max.ms": str(READ_WAIT_MS)})
 
@@ -151,6 +156,8 @@ class Clients:
                 self._listen()
                 self.check_refused()
                 cause: KafkaError = error.args[0]
+                if cause.code() in _FORGOTTEN:
+                    self.drop("query")
                 gone = self.unreachable is not None and not self._answered
                 waited = time.monotonic() + 0.2 - started
                 # `retriable` of librdkafka covers produce alone.
@@ -213,6 +220,9 @@ _AWAY = frozenset(
     {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT, KafkaError._WAIT_COORD}
 )
 """No broker answered."""
+
+_FORGOTTEN = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC})
+"""A broker that had just started told a client that it knows no such topic, and the client believes it until it is asked anew."""
 
 _AGAIN = _AWAY | {
     KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.REQUEST_TIMED_OUT,

@@ -47,7 +47,7 @@ COMMON = {
     # A broker that comes back is used again soon; the defaults wait up to 10 s.
     "reconnect.backoff.ms": "50",
     "reconnect.backoff.max.ms": "1000",
-    "topic.metadata.refresh.interval.ms": "60000",
+    "topic.metadata.refresh.interval.ms": "10000",
 }
 
 PRODUCER = {

@@ -31,6 +31,9 @@ POLL_SECONDS = 0.1
 SILENCE_SECONDS_MAX = 30.0
 """How long a read goes without a record before it fails: longer than an election takes."""
 
+RENEW_SECONDS = 4.0
+"""How long a read goes without a record before it asks again with a new client."""
+
 BATCH_MESSAGES = 1_000
 
 TAIL_OFFSETS = 2_000
@@ -51,7 +54,16 @@ class _Silence:
     def __init__(self, clients: Clients, partition: int) -> None:
         self._clients = clients
         self._partition = partition
+        self._renewed = time.monotonic()
         self.broken()
+
+    def renew(self) -> bool:
+        """Whether to go on with a new client: this one may believe for long what a broker that had just started told it."""
+        now = time.monotonic()
+        due = now - max(self._since, self._renewed) > RENEW_SECONDS
+        if due:
+            self._renewed = now
+        return due
 
     def broken(self) -> None:
         """Something came."""
@@ -95,6 +107,11 @@ def bulk(clients: Clients, partition: int, start: int, end: int) -> Iterator[Rec
                 silence.broken()
             else:
                 silence.check()
+                if silence.renew():
+                    with contextlib.suppress(KafkaException, RuntimeError):
+                        consumer.close()
+                    consumer = clients.borrow(new=True)
+                    consumer.assign([TopicPartition(clients.location.topic, partition, position)])
             for message in batch:
                 error = message.error()
                 if error is None:
@@ -187,6 +204,8 @@ class Tail:
                     silence.broken()
                 else:
                     silence.check()
+                    if silence.renew():
+                        self._renew()
             upto = min(end, part.next)
             found = part.between(start, upto)
             part.trim()  # Not before: what came in one go may be more than is kept.
@@ -202,6 +221,12 @@ class Tail:
                     return
                 self._receive(part, min(left, POLL_SECONDS))
                 part.trim()
+
+    def _renew(self) -> None:
+        """Go on with another consumer, where this one was."""
+        self._clients.drop("tail")
+        topic = self._clients.location.topic
+        self._clients.tail().assign([TopicPartition(topic, number, part.next) for number, part in self._parts.items()])
 
     def _at(self, partition: int, start: int) -> _Part:
         """The partition's tail, moved where a read needs it."""
