@@ -113,6 +113,8 @@ def bulk(clients: Clients, partition: int, start: int, end: int) -> Iterator[Rec
                     consumer = clients.borrow(new=True)
                     consumer.assign([TopicPartition(clients.location.topic, partition, position)])
             for message in batch:
+                if message.partition() not in (partition, None):
+                    continue
                 error = message.error()
                 if error is None:
                     record = record_of(message)
