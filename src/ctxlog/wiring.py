@@ -158,7 +158,7 @@ def _with_caches(log: KafkaLog) -> OpenedLog:
 
 
 def cache_folder(said: str | None, log_id: str) -> Path | None:
-    """Where what can be made again is kept for a log that lies elsewhere: in the folder that was said; None, or `off`: nowhere."""
+    """Where what can be made again is kept for a log that lies elsewhere: in the folder that was said; otherwise nowhere."""
     if said in (None, "off"):
         return None
     try:
