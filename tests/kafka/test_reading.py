@@ -162,6 +162,40 @@ def test_a_read_that_was_left_in_the_middle_disturbs_no_other(opened: KafkaLog, 
     assert [[next(one).offset for one in several] for _ in range(3)] == [[7, 700, 70], [8, 701, 71], [9, 702, 72]]
 
 
+def test_questions_to_the_brokers_take_no_record_from_the_tail(opened: KafkaLog) -> None:
+    """Where a question fails, the clients are asked what happened to their connections: by a poll, which gives a message too."""
+    reader = KafkaLog(opened.url)
+    opened.append([NewRecord(0, b"a", b"first")])
+    assert values(reader) == [b"first"]
+    for _ in range(20):
+        opened.append([NewRecord(0, b"a", b"x")])
+        time.sleep(0.02)
+        reader._clients._listen()
+    end = reader.bounds(0).end
+    assert [record.offset for record in reader.read(0, 1, end)] == list(range(1, end))
+    reader.close()
+
+
+def test_what_an_interrupted_read_had_received_is_fetched_again(opened: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C, or by an error that the brokers send between two records."""
+    reader = KafkaLog(opened.url)
+    opened.append([NewRecord(0, b"a", b"%d" % number) for number in range(300)])
+    end, taken, whole = opened.bounds(0).end, [0], reading.record_of
+
+    def interrupted(message: Any) -> Record:
+        taken[0] += 1
+        if taken[0] in (1, 7, 60):
+            raise KeyboardInterrupt
+        return whole(message)
+
+    monkeypatch.setattr(reading, "record_of", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            list(reader.read(0, 1, end))
+    assert [record.offset for record in reader.read(0, 1, end)] == list(range(1, end))
+    reader.close()
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -167,9 +167,11 @@ class Clients:
             time.sleep(0.1)
 
     def _listen(self) -> None:
-        """Let the clients tell what happened to their connections."""
-        for client in list(self._made.values()):
-            client.poll(0)
+        """Let the clients tell what happened to their connections; never the tail, whose next message a poll would take away."""
+        for name in ("admin", "producer", "query"):
+            client = self._made.get(name)
+            if client is not None:
+                client.poll(0)
 
     def check_refused(self) -> None:
         """Raise `LogOpenError` where the brokers do not take this client's credentials."""
@@ -229,7 +231,7 @@ _AGAIN = _AWAY | {
     KafkaError.BROKER_NOT_AVAILABLE, KafkaError.REPLICA_NOT_AVAILABLE, KafkaError.NETWORK_EXCEPTION,
     KafkaError.OFFSET_NOT_AVAILABLE, KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.KAFKA_STORAGE_ERROR, KafkaError._WAIT_CACHE, KafkaError._IN_PROGRESS, KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError._NO_OFFSET,
+    KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError._NO_OFFSET, KafkaError._DESTROY_BROKER,
 }  # fmt: skip
 """Errors that pass when a leader is elected or a broker comes back."""
 

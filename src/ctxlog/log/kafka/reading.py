@@ -187,6 +187,7 @@ class Tail:
         self._clients = clients
         self._lock = threading.Lock()
         self._parts: dict[int, _Part] = {}
+        self._stopped = False
 
     def holds(self, partition: int, start: int) -> bool:
         """Whether a read from `start` on needs nothing that was let go of."""
@@ -226,12 +227,22 @@ class Tail:
 
     def _renew(self) -> None:
         """Go on with another consumer, where this one was."""
+        old = self._clients.tail()
         self._clients.drop("tail")
+        with contextlib.suppress(KafkaException, RuntimeError):
+            old.close()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the consumer begin anew where each part ends."""
         topic = self._clients.location.topic
         self._clients.tail().assign([TopicPartition(topic, number, part.next) for number, part in self._parts.items()])
+        self._stopped = False
 
     def _at(self, partition: int, start: int) -> _Part:
         """The partition's tail, moved where a read needs it."""
+        if self._stopped:
+            self._go_on()
         part = self._parts.get(partition)
         if part is not None and part.first <= start <= part.next + TAIL_OFFSETS:
             return part
@@ -245,20 +256,27 @@ class Tail:
 
     def _receive(self, wanted: _Part, timeout_seconds: float = POLL_SECONDS) -> bool:
         """Take what has come for any partition; whether there was something. All but the wanted one are trimmed."""
+        self._stopped = True  # Should this be left in the middle, then what the consumer gave and nobody took is fetched again.
         found = _poll(self._clients.tail(), self._clients, timeout_seconds)
         for message in found:
-            error = message.error()
-            partition = message.partition()
-            part = self._parts.get(-1 if partition is None else partition)
-            if error is None and part is not None:
-                part.take(record_of(message))
-            elif error is not None and error.code() == KafkaError._PARTITION_EOF and part is not None:
-                part.next = max(part.next, message.offset() or 0)
-            elif error is not None:
-                if part is not None and error.code() in _GONE:
-                    del self._parts[partition or 0]
-                _check(self._clients, -1 if partition is None else partition, error)
+            self._take(message)
+        self._stopped = False
         for part in self._parts.values():
             if part is not wanted:
                 part.trim()
         return bool(found)
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        partition = message.partition()
+        number = -1 if partition is None else partition
+        part = self._parts.get(number)
+        if error is None:
+            if part is not None:
+                part.take(record_of(message))
+        elif error.code() != KafkaError._PARTITION_EOF:
+            if error.code() in _GONE:
+                self._parts.pop(number, None)
+            _check(self._clients, number, error)
+        elif part is not None:
+            part.next = max(part.next, message.offset() or 0)
