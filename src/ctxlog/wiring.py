@@ -158,10 +158,17 @@ def _with_caches(log: KafkaLog) -> OpenedLog:
 
 
 def cache_folder(said: str | None, log_id: str) -> Path | None:
-    """Where what can be made again is kept for a log that lies elsewhere: in the folder that was said; otherwise nowhere."""
-    if said in (None, "off"):
+    """Where what can be made again is kept for a log that lies elsewhere; None: nowhere.
+
+    `said` is a folder, `off`, or None for `~/.cache/ctxlog` (`$XDG_CACHE_HOME/ctxlog`).
+    """
+    if said == "off":
         return None
     try:
-        return Path(str(said)) / str(uuid.UUID(log_id))
+        base = Path(said) if said is not None else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctxlog"
+    except RuntimeError:  # There is no home.
+        return None
+    try:
+        return base / str(uuid.UUID(log_id))
     except ValueError:  # A claim of whoever wrote the genesis, and never a path.
         return None

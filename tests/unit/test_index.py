@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ctxlog.log.embedded import EmbeddedLog
 from ctxlog.log.memory import MemoryLog
+from ctxlog.log.protocol import Bounds
 from ctxlog.model.records import NewRecord, Origin, Record
 from ctxlog.replay import index
 from ctxlog.replay.index import IndexedLog
@@ -151,6 +152,53 @@ def test_another_log_than_the_one_that_was_read_is_read_anew(cut: str, path: Pat
     again = IndexedLog(log, path)
     assert of(again, b"stream/1") == plain(log, b"stream/1")
     fill(log, 100)
+    assert of(again, b"stream/1") == plain(log, b"stream/1")
+
+
+@pytest.mark.parametrize("how", ["emptied", "filled", "deleted"])
+def test_a_file_that_another_process_makes_anew_hides_nothing(how: str, path: Path) -> None:
+    """Who had seen all of it does not take an empty table for an empty log."""
+    log = CountingLog()
+    fill(log, 300)
+    indexed = IndexedLog(log, path)
+    of(indexed, b"stream/1")
+    if how == "deleted":
+        path.unlink()
+        indexed._connections._idle.clear()  # so that a new file is made, and the writer still has the old one
+    else:
+        other = IndexedLog(log, path)
+        with other._connections.writing() as connection:
+            connection.executescript(index._TABLES)
+        if how == "filled":
+            of(other, b"stream/9")
+    for key in (b"stream/1", b"stream/2"):
+        assert of(indexed, key) == plain(log, key)
+        assert set(indexed.keys(0)) == set(log.keys(0))
+
+
+class LaggingLog(CountingLog):
+    """Shows less than it has until somebody waits: a leader that has just been elected."""
+
+    lag = 0
+
+    def bounds(self, partition: int) -> Bounds:
+        first, end = super().bounds(partition)
+        return Bounds(first, end - self.lag)
+
+    def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
+        self.lag = 0
+        return super().wait(partition, end, timeout_seconds)
+
+
+def test_a_log_that_shows_less_for_a_moment_is_not_taken_for_another_one(path: Path) -> None:
+    log = LaggingLog()
+    fill(log, 300)
+    first = IndexedLog(log, path)
+    of(first, b"stream/1")
+    log.given, log.lag = 0, 10
+    again = IndexedLog(log, path)
+    of(again, b"stream/1")
+    assert (log.given, log.lag) == (1, 0)
     assert of(again, b"stream/1") == plain(log, b"stream/1")
 
 

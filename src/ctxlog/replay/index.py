@@ -39,11 +39,17 @@ PAGE_BYTES = 4 * 1024 * 1024
 BUSY_SECONDS = 5.0
 """How long a write waits for another process."""
 
+TRIES = 2
+"""Another process may make the file anew between two questions. Where it happens again, the log itself is read."""
+
 YIELD_SECONDS = 0.1
 """Where another process catches up too, this one waits as long as that one gets on."""
 
 FORMAT = 1
 """Of the file. One of another format is made anew."""
+
+BACK_SECONDS_MAX = 5.0
+"""How long a log may show less than the index has of it before it counts as another one."""
 
 OFFSET_BITS = 38
 """A row's id is its stream's number and its offset: 2^38 offsets a partition, 2^25 streams. Rows of a stream lie side by side."""
@@ -92,6 +98,10 @@ _FAILURES = (sqlite3.Error, OSError, _DamagedError, ValueError, TypeError)
 
 class _PassedError(Exception):
     """Another process has got on with the partition."""
+
+
+class _BehindError(Exception):
+    """The file does not hold any more what this process saw in it: another process has made it anew."""
 
 
 class IndexedLog:
@@ -143,25 +153,40 @@ class IndexedLog:
             short = end - start <= DIRECT_OFFSETS_MAX and self._trusted.get(partition, 0) < end
             if not short and not self._off:
                 end = min(end, self.log.bounds(partition).end)
-                if self._ready(partition, end):
+                for _ in range(TRIES):
+                    if not self._ready(partition, end):
+                        break
                     try:
                         for record in self._select(partition, start, end, key):
                             yield record
                             start = record.offset + 1
                         return
+                    except _BehindError:
+                        self._trusted.pop(partition, None)
                     except _FAILURES as error:
                         self._pass_over(error)
+                        break
         yield from self.log.read(partition, start, end, key=key)
 
     def keys(self, partition: int) -> Iterator[bytes]:
         """See `EventLog.keys`."""
-        if self._ready(partition, self.log.bounds(partition).end):
+        end = self.log.bounds(partition).end
+        for _ in range(TRIES):
+            if not self._ready(partition, end):
+                break
             try:
                 with self._connections.reading() as connection:
-                    rows = connection.execute("SELECT key FROM streams WHERE partition = ?", (partition,)).fetchall()
-                return iter([bytes(key) for (key,) in rows])
+                    rows = connection.execute(
+                        "SELECT streams.key FROM progress LEFT JOIN streams ON streams.partition = progress.partition"
+                        " WHERE progress.partition = ? AND progress.next_offset >= ?",
+                        (partition, end),
+                    ).fetchall()
             except _FAILURES as error:
                 self._pass_over(error)
+                break
+            if rows:
+                return iter([bytes(key) for (key,) in rows if key is not None])
+            self._trusted.pop(partition, None)
         return self.log.keys(partition)
 
     def progress(self) -> list[IndexProgress]:
@@ -217,9 +242,16 @@ class IndexedLog:
     def _check(self, partition: int) -> None:
         """See that the log is still the one that was read; begin again where it is not."""
         done = self._progress(partition)
-        found = next(self.log.read(partition, done.last_offset, done.last_offset + 1), None) if done.last_offset >= 0 else None
-        same = done.last_offset < 0 or (found is not None and _digest(found) == done.last_digest)
-        if not same or done.next_offset > self.log.bounds(partition).end:
+        if done.next_offset == 0:
+            return
+        end = self.log.bounds(partition).end
+        if end < done.next_offset:
+            # A leader that has just been elected may show less than the last one did, for a moment.
+            end = self.log.wait(partition, done.next_offset - 1, BACK_SECONDS_MAX)
+        last = done.last_offset
+        found = next(self.log.read(partition, last, last + 1), None) if last >= 0 else None
+        same = last < 0 or (found is not None and _digest(found) == done.last_digest)
+        if not same or done.next_offset > end:
             with self._connections.writing() as connection:
                 connection.executescript(_TABLES)
             self._trusted.clear()
@@ -235,6 +267,8 @@ class IndexedLog:
                 self._read_on(done, end)
             except _PassedError:
                 self._let_pass(partition, end)
+                if self._progress(partition) == done:
+                    raise OSError("another file was put in the place of the one that this process writes") from None
         self._trusted[partition] = done.next_offset
 
     def _let_pass(self, partition: int, end: int) -> None:
@@ -305,10 +339,16 @@ class IndexedLog:
 
     def _select(self, partition: int, start: int, end: int, key: bytes) -> Iterator[Record]:
         with self._connections.reading() as connection:
-            row = connection.execute("SELECT id, last FROM streams WHERE partition = ? AND key = ?", (partition, key)).fetchone()
+            row = connection.execute(
+                "SELECT streams.id, streams.last FROM progress LEFT JOIN streams ON streams.partition = progress.partition"
+                " AND streams.key = ? WHERE progress.partition = ? AND progress.next_offset >= ?",
+                (key, partition, end),
+            ).fetchone()
         if row is None:
-            return
+            raise _BehindError
         (number, last), limit = row, 64
+        if number is None:
+            return
         base, expected = number << OFFSET_BITS, None
         while start <= last:
             with self._connections.reading() as connection:
