@@ -23,22 +23,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import Report, arguments, duration, percentile, scratch
-from workload import Workload, new_record, publish
+from harness import Report, arguments, duration, memory_bytes, percentile, scratch
+from workload import LONGEST, MEDIUM, SMALL, Sample, Workload, interleaved, lengths, new_record, points, publish
 
 from ctxlog import ContextLog
 from ctxlog.log.embedded import EmbeddedLog
+from ctxlog.model.records import NewRecord
 from ctxlog.replay.snapshots import SnapshotStore
 
 EVENTS = 1_000_000
 EVENTS_QUICK = 20_000
-ACTIVE = 256
-"""Streams that are written to at the same time, so the records of each lie far apart in the file."""
-
 WRITE = 5000
 """Events in one transaction while the log is built: some 4 MB."""
 
-KINDS = {"50 to 1,000 events": (200, 10), "1,000 to 10,000 events": (60, 4), "the longest": (20, 2)}
+KINDS = {SMALL: (200, 10), MEDIUM: (60, 4), LONGEST: (20, 2)}
 """Kinds of streams by length, with how many points are replayed in a full run and in a smoke run."""
 
 MODES = {
@@ -48,26 +46,6 @@ MODES = {
     "evicted": "no snapshots, pages evicted",
 }
 
-Sample = tuple[str, int]
-"""A stream, and the offset at which to replay it."""
-
-
-def kind_of(length: int, longest: int) -> str:
-    """The kind of a stream of some length."""
-    small, medium, largest = KINDS
-    return largest if length == longest else small if length <= 1000 else medium
-
-
-def lengths(events: int, rng: random.Random) -> list[int]:
-    """Lengths of streams that add up to `events`: one has a twentieth of all, nearly all have 50 to 1,000."""
-    found = [events // 20]
-    left = events - found[0]
-    while left > 0:
-        low, high = (50, 1000) if rng.random() < 0.98 else (1000, min(10_000, events // 25))
-        found.append(min(left, round(low * (high / low) ** rng.random())))
-        left -= found[-1]
-    return found
-
 
 def build(folder: Path, events: int, quick: bool) -> dict[str, list[Sample]]:
     """Build the log; the points to replay, by kind. Events are encoded and appended in large batches, not by the client."""
@@ -75,48 +53,20 @@ def build(folder: Path, events: int, quick: bool) -> dict[str, list[Sample]]:
     workload = Workload()
     log = EmbeddedLog(folder)
     publish(log)
-    remaining = lengths(events, rng)
-    longest = remaining[0]
-    offsets = [array("q") for _ in remaining]
-    sources = [workload.stream(f"bench/stream-{number:05}") for number in range(len(remaining))]
-    waiting = list(range(len(remaining) - 1, 0, -1))
-    active = [0] * max(1, ACTIVE // 20) + [waiting.pop() for _ in range(min(ACTIVE, len(waiting)))]
-    batch, at = [], log.bounds(0).end
-    while active or batch:
-        if active:
-            place = rng.randrange(len(active))
-            number = active[place]
-            if remaining[number]:
-                batch.append(new_record(next(sources[number])))
-                offsets[number].append(at + len(batch) - 1)
-                remaining[number] -= 1
-            if not remaining[number]:
-                if waiting:
-                    active[place] = waiting.pop()
-                else:
-                    active[place] = active[-1]
-                    active.pop()
-        if len(batch) == WRITE or (batch and not active):
+    of_streams = lengths(events, rng)
+    offsets = [array("q") for _ in of_streams]
+    batch: list[NewRecord] = []
+    at = log.bounds(0).end
+    for number, event in interleaved(of_streams, rng, workload):
+        batch.append(new_record(event))
+        offsets[number].append(at + len(batch) - 1)
+        if len(batch) == WRITE:
             log.append(batch)
             at += len(batch)
             batch = []
+    log.append(batch)
     log.close()
-    samples: dict[str, list[Sample]] = {kind: [] for kind in KINDS}
-    numbers = {kind: [n for n, of in enumerate(offsets) if kind_of(len(of), longest) == kind] for kind in KINDS}
-    for kind, (full, smoke) in KINDS.items():
-        for _ in range(smoke if quick else full):
-            if numbers[kind]:
-                number = rng.choice(numbers[kind])
-                samples[kind].append((f"bench/stream-{number:05}", rng.choice(offsets[number])))
-    return samples
-
-
-def memory_bytes() -> int:
-    """The most memory that this process ever had at once."""
-    for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return points(offsets, rng, {kind: few if quick else many for kind, (many, few) in KINDS.items()})
 
 
 def evict(path: Path) -> None:
@@ -206,12 +156,12 @@ def main() -> None:
 
 def measure(report: Report, folder: Path, samples: dict[str, list[Sample]]) -> None:
     """Replay each kind of stream in each mode, in a process of its own."""
-    for kind, points in samples.items():
+    for kind, chosen in samples.items():
         for mode, words in MODES.items():
-            if not points or (mode == "evicted" and not hasattr(os, "posix_fadvise")):
+            if not chosen or (mode == "evicted" and not hasattr(os, "posix_fadvise")):
                 continue
             work = f"{kind}, {words}"
-            found = replay_in_child(folder, mode, points if mode != "evicted" else points[:20])
+            found = replay_in_child(folder, mode, chosen if mode != "evicted" else chosen[:20])
             memory = {"memory_bytes": found["memory"], "memory_before_bytes": found["memory_before"]}
             p99, floor_p99 = percentile(found["ours"], 99), percentile(found["floor"], 99)
             more = {"p99_seconds": p99, "floor_p99_seconds": floor_p99, "events": found["events"], **memory}
@@ -222,10 +172,10 @@ def measure(report: Report, folder: Path, samples: dict[str, list[Sample]]) -> N
             )
 
 
-def replay_in_child(folder: Path, mode: str, points: list[Sample]) -> dict[str, Any]:
+def replay_in_child(folder: Path, mode: str, samples: list[Sample]) -> dict[str, Any]:
     """What `child` gives, from a process of its own."""
     command = [sys.executable, __file__, "--child", str(folder), mode]
-    done = subprocess.run(command, input=json.dumps(points), stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run(command, input=json.dumps(samples), stdout=subprocess.PIPE, check=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

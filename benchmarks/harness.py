@@ -154,6 +154,14 @@ class Report:
         print(f"wrote {os.path.relpath(path)}", file=sys.stderr)
 
 
+def memory_bytes() -> int:
+    """The most memory that this process ever had at once."""
+    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def duration(seconds: float) -> str:
     """A time for people."""
     if seconds >= 1:

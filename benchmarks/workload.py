@@ -6,7 +6,7 @@ The same seed gives the same bytes, so two runs measure the same work.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ctxlog.codec.avro import encode_event
@@ -24,6 +24,15 @@ MESSAGE, CALLED, RETURNED, FACT = (
     "ctxlog.FactSet",
 )
 TYPES = (MESSAGE, CALLED, RETURNED, FACT)
+
+ACTIVE = 256
+"""Streams that are written to at the same time, so the records of each lie far apart in the log."""
+
+SMALL, MEDIUM, LONGEST = "50 to 1,000 events", "1,000 to 10,000 events", "the longest"
+"""Kinds of streams by length."""
+
+Sample = tuple[str, int]
+"""A stream, and the offset at which to replay it."""
 
 _WORDS = [
     "the",
@@ -162,3 +171,55 @@ def new_record(event: RawEvent, partition: int = 0) -> NewRecord:
 def publish(log: EventLog) -> None:
     """Publish the schemas of these events in partition 0, so that their records can be read back."""
     Publisher(log, LogReader(log)).ensure(0, TYPES)
+
+
+def lengths(events: int, rng: random.Random) -> list[int]:
+    """Lengths of streams that add up to `events`: one has a twentieth of all, nearly all have 50 to 1,000."""
+    found = [events // 20]
+    left = events - found[0]
+    while left > 0:
+        low, high = (50, 1000) if rng.random() < 0.98 else (1000, min(10_000, events // 25))
+        found.append(min(left, round(low * (high / low) ** rng.random())))
+        left -= found[-1]
+    return found
+
+
+def stream_id_of(number: int) -> str:
+    """Name of the stream with a number."""
+    return f"bench/stream-{number:05}"
+
+
+def interleaved(of_streams: Sequence[int], rng: random.Random, workload: Workload) -> Iterator[tuple[int, RawEvent]]:
+    """The events of many streams of given lengths, each with its stream's number, as a log gets them: mixed."""
+    remaining = list(of_streams)
+    sources = [workload.stream(stream_id_of(number)) for number in range(len(remaining))]
+    waiting = list(range(len(remaining) - 1, 0, -1))
+    active = [0] * max(1, ACTIVE // 20) + [waiting.pop() for _ in range(min(ACTIVE, len(waiting)))]
+    while active:
+        place = rng.randrange(len(active))
+        number = active[place]
+        if remaining[number]:
+            remaining[number] -= 1
+            yield number, next(sources[number])
+        if not remaining[number]:
+            if waiting:
+                active[place] = waiting.pop()
+            else:
+                active[place] = active[-1]
+                active.pop()
+
+
+def points(offsets: Sequence[Sequence[int]], rng: random.Random, counts: Mapping[str, int]) -> dict[str, list[Sample]]:
+    """Random points at which to replay streams with these offsets: so many by kind of stream."""
+    longest = max(map(len, offsets))
+
+    def kind_of(length: int) -> str:
+        return LONGEST if length == longest else SMALL if length <= 1000 else MEDIUM
+
+    numbers = {kind: [n for n, of in enumerate(offsets) if kind_of(len(of)) == kind] for kind in counts}
+    found: dict[str, list[Sample]] = {kind: [] for kind in counts}
+    for kind, count in counts.items():
+        for _ in range(count if numbers[kind] else 0):
+            number = rng.choice(numbers[kind])
+            found[kind].append((stream_id_of(number), rng.choice(offsets[number])))
+    return found
