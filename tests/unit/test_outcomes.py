@@ -288,11 +288,11 @@ def test_an_append_whose_outcome_cannot_be_read_has_none_yet() -> None:
     context.append(HI)
 
     def fail() -> None:
-        def bounds(_partition: int) -> Any:
-            del backend.bounds  # type: ignore[method-assign]
+        def wait(*_: Any) -> Any:
+            del backend.wait  # type: ignore[method-assign]
             raise StorageError("the disk cannot be read")
 
-        backend.bounds = bounds  # type: ignore[method-assign]
+        backend.wait = wait  # type: ignore[method-assign]
 
     backend.work = fail
     with pytest.raises(IndeterminateError, match="the disk cannot be read") as caught:

@@ -193,16 +193,17 @@ class ContextLog:
             return self._read_on(stream_id, end)
 
     @contextlib.contextmanager
-    def _holding(self, stream_id: str) -> Iterator[int]:
-        """Hold the cursors, once the log shows what a read of the stream needs; the end of its partition.
+    def _holding(self, stream_id: str, end: int | None = None) -> Iterator[int]:
+        """Hold the cursors, once the log shows what a read of the stream needs; the end of its partition, or one that was given.
 
         What is slow to show is waited for before, so that reads of other streams go on.
         """
         replayer = self.replayer  # A forked child takes a lock of its own: its parent's may be held for ever.
         partition = replayer.reader.partition(stream_id)
-        end = replayer.end(stream_id)
-        if end < self._written.get(partition, 0):
-            end = self._caught_up(partition)
+        if end is None:
+            end = replayer.end(stream_id)
+            if end < self._written.get(partition, 0):
+                end = self._caught_up(partition)
         settled = False
         while True:
             with self._lock:
@@ -281,7 +282,7 @@ class ContextLog:
         """What the log decided about an append, read from its own records. None: it cannot be seen."""
         (partition, first), last = positions[0], positions[-1].offset
         watch = _Watch(event_ids)
-        with self._holding(stream_id) as end:
+        with self._holding(stream_id, self._caught_up(partition)) as end:
             cursor = self._cursors.get(stream_id)
             # Another thread of this process may have read past the records between the append and here.
             passed = cursor is not None and cursor.next_offset > first

@@ -34,16 +34,17 @@ def wait_until_shown(log: EventLog, partition: int, offset: int) -> int:
         StorageError: It does not.
     """
     deadline = time.monotonic() + SHOWN_SECONDS_MAX
-    end = log.bounds(partition).end
-    while end <= offset:
+    while True:
         left = deadline - time.monotonic()
+        # `wait` first: a log that follows its end has seen the record, and need not ask where that is.
+        end = log.wait(partition, offset, max(0.0, min(left, 1.0)))
+        if end > offset:
+            return end
         if left <= 0:
             raise StorageError(
                 f"{log.url}: partition {partition} does not show record {offset}, which it took {SHOWN_SECONDS_MAX:.0f} s ago; "
                 "nothing else was appended. Check the log's servers and try again."
             )
-        end = log.wait(partition, end, min(left, 1.0))
-    return end
 
 
 class Publisher:

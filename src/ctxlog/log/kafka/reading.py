@@ -214,14 +214,18 @@ class Tail:
             part.trim()  # Not before: what came in one go may be more than is kept.
             return found, upto
 
-    def wait(self, partition: int, end: int, timeout_seconds: float) -> None:
-        """Until a record at or beyond `end` has come, or the time is over."""
+    def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
+        """Wait until a record at or beyond `end` has come, or the time is over; the offset that the tail has reached.
+
+        Everything below it is settled, so a partition ends there or beyond.
+        """
         deadline = time.monotonic() + timeout_seconds
-        while (left := deadline - time.monotonic()) > 0:
+        while True:
             with self._lock:  # given up between the looks, so that other readers get through
                 part = self._at(partition, end)
-                if part.next > end:
-                    return
+                left = deadline - time.monotonic()
+                if part.next > end or left <= 0:
+                    return part.next
                 self._receive(part, min(left, POLL_SECONDS))
                 part.trim()
 
