@@ -74,7 +74,13 @@ def child(url: str, servers: str, mode: str, samples: list[Sample]) -> dict[str,
     """Replay the points in this process. Each is preceded, or followed, by its floor."""
     taken: dict[str, list[float]] = {"floor": [], "ours": []}
     versions = 0
-    settings = {"bootstrap.servers": servers, "group.id": "raw", "fetch.wait.max.ms": "10", "fetch.queue.backoff.ms": "10", "log_level": "0"}
+    settings = {
+        "bootstrap.servers": servers,
+        "group.id": "raw",
+        "fetch.wait.max.ms": "10",
+        "fetch.queue.backoff.ms": "10",
+        "log_level": "0",
+    }
     raw = Consumer({**settings, "isolation.level": "read_committed", "enable.auto.commit": "false", "check.crcs": "true"})
     log = ContextLog.open(url)
     ends = [log.log.bounds(partition).end for partition in range(log.log.partitions)]
