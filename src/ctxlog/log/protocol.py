@@ -71,7 +71,7 @@ class EventLog(Protocol):
         ...
 
     def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
-        """Wait until the partition ends beyond `end`, or the time is over; its end then, as far as that is known without asking."""
+        """Wait until the partition ends beyond `end`, or the time is over; its end then, or as much of it as is known."""
         ...
 
     def close(self) -> None:
