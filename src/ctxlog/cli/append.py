@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxlog.cli.output import line, print_json
+from ctxlog.cli.output import line, note, print_json
 from ctxlog.cli.session import Session, complete_streams, log_option, output_option
 from ctxlog.cli.text import count, visible
 from ctxlog.errors import IndeterminateError, InvalidInputError
@@ -69,8 +70,21 @@ def append_command(
     options = AppendOptions(expected_version=expected_version, expected_head=expected_head)
     if actor is not None:
         options["actor"] = check_actor(actor)
+    if os.environ.get("TRACEPARENT"):
+        options["traceparent"] = _traceparent(os.environ["TRACEPARENT"])
     with session.writing() as log:
         _print(session, stream, _append(log, log.context(stream), events, options))
+
+
+def _traceparent(said: str) -> str | None:
+    """What tools that run other tools say of the trace. One that is none stops nobody: it was not given for this append."""
+    from ctxlog.client.headers import check_traceparent
+
+    try:
+        return check_traceparent(said)
+    except InvalidInputError:
+        note("TRACEPARENT is no W3C traceparent; the records get none.")
+        return None
 
 
 def _append(log: ContextLog, context: Context, events: list[Event], options: AppendOptions) -> Committed | Acknowledged:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ctxlog.client.headers import Headers
 from ctxlog.client.options import AppendOptions, Encoded, Writer
 from ctxlog.codec.avro import encode_event
 from ctxlog.core.arbitration import APPEND_EVENTS_MAX
@@ -29,10 +30,10 @@ def batch_of(events: Event | Sequence[Event]) -> list[Event]:
     return [events] if isinstance(events, Event) else list(events)
 
 
-def encode(event: Event, meta: dict[str, Any]) -> Encoded:
+def encode(event: Event, meta: dict[str, Any], headers: Headers) -> Encoded:
     """Encode an event. Raises `InvalidInputError` where no reader could decode it."""
     try:
-        return Encoded(event.type_name, encode_event(event.type_name, meta, event.model_dump()))
+        return Encoded(event.type_name, encode_event(event.type_name, meta, event.model_dump()), headers)
     except UnicodeEncodeError:
         raise InvalidInputError("a text holds a lone surrogate, which UTF-8 cannot carry; nothing was appended") from None
     except UndecodableError as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ctxlog.client.options import AppendOptions, Writer
+from ctxlog.client.options import AppendOptions, Encoded, Writer
 from ctxlog.errors import InvalidInputError
 from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_stream_id
 from ctxlog.model.jsontext import json_text, plain_or_parts
@@ -24,6 +24,7 @@ from ctxlog.replay.manifest import Replay
 from ctxlog.uuids import uuid7
 
 if TYPE_CHECKING:
+    from ctxlog.client.headers import Headers
     from ctxlog.client.log import ContextLog
     from ctxlog.model.events import Event
 
@@ -56,12 +57,14 @@ class Context:
             ConflictError: A precondition did not hold; nothing was changed.
             IndeterminateError: The outcome is not known; `ContextLog.resolve` finds out.
         """
-        from ctxlog.client.appending import batch_of, encode, expectation, ids_of, metas_of
+        from ctxlog.client.appending import batch_of, expectation, ids_of, metas_of
+        from ctxlog.client.headers import trace_headers
 
         batch = batch_of(events)
         event_ids = ids_of(batch, options)
         metas = metas_of(self._writer, batch, event_ids, options)
-        encoded = [encode(event, meta) for event, meta in zip(batch, metas, strict=True)]
+        trace = trace_headers(options)
+        encoded = [self._encoded(event, meta, trace) for event, meta in zip(batch, metas, strict=True)]
         conditional = len(batch) > 1 or any(meta["precondition"] for meta in metas)
         return self._owner._append(self.stream_id, encoded, event_ids, conditional=conditional, expected=expectation(options))
 
@@ -78,7 +81,8 @@ class Context:
             RecordTooLargeError: A record would be larger than 1 MiB; nothing was appended.
             IndeterminateError: The outcome is not known. The same events with the same ids can be appended again.
         """
-        from ctxlog.client.appending import encode, ids_of, metas_of
+        from ctxlog.client.appending import ids_of, metas_of
+        from ctxlog.client.headers import trace_headers
 
         encoded, event_ids = [], []
         for event, options in events:
@@ -86,12 +90,20 @@ class Context:
             (meta,) = metas_of(self._writer, [event], [event_id], options)
             if meta["precondition"]:
                 raise InvalidInputError("append_each takes no preconditions; nothing was appended")
-            encoded.append(encode(event, meta))
+            encoded.append(self._encoded(event, meta, trace_headers(options)))
             event_ids.append(event_id)
         if not encoded:
             raise InvalidInputError("an append has at least 1 event; nothing was appended")
         done = self._owner._append(self.stream_id, encoded, event_ids, conditional=False, expected="")
         return Acknowledged(done.position, done.event_ids)
+
+    def _encoded(self, event: Event, meta: dict[str, Any], trace: Headers) -> Encoded:
+        from ctxlog.client.appending import encode
+        from ctxlog.client.headers import cloudevents_headers
+
+        owner = self._owner
+        attributes = cloudevents_headers(owner.log.log_id, event.type_name, meta) if owner.cloudevents else ()
+        return encode(event, meta, trace + attributes)
 
     def add_message(
         self, role: str, content: Any = None, *, name: str | None = None, **options: Unpack[AppendOptions]

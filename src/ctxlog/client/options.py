@@ -21,6 +21,8 @@ class AppendOptions(TypedDict, total=False):
         causation_id, correlation_id: The event that led to this one; what belongs together across streams.
         event_ids: Ids to use, one an event; version 7 UUIDs are made where not given. The same ids again come to the same
             outcome: the first copy decides.
+        traceparent: W3C trace context for the records' headers, where the log has headers; None for none. Where not given, that
+            of the current span, if the process uses OpenTelemetry.
     """
 
     expected_version: int | None
@@ -32,6 +34,7 @@ class AppendOptions(TypedDict, total=False):
     causation_id: str | None
     correlation_id: str | None
     event_ids: Sequence[str]
+    traceparent: str | None
 
 
 class Writer(NamedTuple):
