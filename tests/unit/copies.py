@@ -13,6 +13,7 @@ from ctxlog.codec.framing import frame_confluent
 from ctxlog.codec.schemas import shipped
 from ctxlog.errors import StorageError
 from ctxlog.log.memory import MemoryLog
+from ctxlog.log.protocol import EventLog
 from ctxlog.model.events import FactSet
 from ctxlog.model.points import AtVersion, Latest
 from ctxlog.model.records import CONTROL_KEY, NewRecord, Placed, Record
@@ -25,10 +26,16 @@ T0 = 1_760_000_000_000
 
 
 def source_log(partitions: int = 3) -> MemoryLog:
-    """A log with groups, rejected records, a fork, another release's type, both framings, and records that nobody can read."""
+    """A log with something of everything, in memory."""
     now = iter(range(T0, T0 + 1_000_000, 1000))
     backend = MemoryLog(partitions, clock=lambda: next(now), offset_step=2)
-    log = ContextLog(backend)
+    fill(backend)
+    return backend
+
+
+def fill(backend: EventLog) -> None:
+    """Groups, rejected records, a fork, another release's type, both framings, and records that nobody can read."""
+    log, partitions = ContextLog(backend), backend.partitions
     for number in range(8):
         for name in STREAMS[:4]:
             log.context(name).add_message("user", f"{name} {number}")
@@ -45,14 +52,13 @@ def source_log(partitions: int = 3) -> MemoryLog:
     backend.append([NewRecord(0, b"b", b"garbage"), NewRecord(0, CONTROL_KEY, b"garbage"), record._replace(key=b"a/1")])
     if partitions > 1:
         backend.append([record._replace(partition=(record.partition + 1) % partitions)])
-    return backend
 
 
-def told(log: MemoryLog) -> dict[str, Any]:
+def told(log: EventLog, streams: Sequence[str] = STREAMS) -> dict[str, Any]:
     """All that must be equal: every version's state, head and time, the anomalies, and what became of each record."""
     replayer = Replayer(log)
     found: dict[str, Any] = {}
-    for name in STREAMS:
+    for name in streams:
         last = replayer.replay(name, Latest())
         states = [replayer.replay(name, AtVersion(version)) for version in range(last.state.version + 1)]
         found[name] = [

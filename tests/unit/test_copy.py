@@ -88,19 +88,43 @@ def test_an_answer_about_an_unfinished_copy_is_provisional_whatever_is_there(mon
 def test_an_answer_is_provisional_where_no_event_is_later_in_whatever_order_the_origins_stand(seed: int) -> None:
     """Asked of one log object again and again, which remembers what it looked at, while the log grows."""
     dice = random.Random(seed)
-    target = MemoryLog()
-    started = copy_started(target.log_id, "s"), copy_finished(target.log_id, "s", undecodable=0, misplaced=0)
-    target.append([encode_control(0, control) for control in started])
+    now = [0]
+    target = MemoryLog(clock=lambda: now[0])
+    target.append([encode_control(0, copy_started(target.log_id, "s"))])
     publish(target, "FactSet")
     asked, times = ContextLog(target), []
     for number in range(300):
-        times.append(dice.randrange(-50, 4 * number - 40))
-        origin = Origin("s", 0, number, times[-1])
+        copied = number < 200
+        if number == 200:
+            target.append([encode_control(0, copy_finished(target.log_id, "s", undecodable=0, misplaced=0))])
+        now[0] += dice.randrange(7)
+        forged = dice.randrange(-50, 4 * number - 40)
+        origin = Origin("s", 0, number, forged) if copied or dice.random() < 0.5 else None
+        times.append(forged if copied else now[0])
         target.append([raw(target, dice.choice("xyz"), "FactSet", f"{number}")._replace(origin=origin)])
         if number < 10 or dice.random() < 0.2:
             for instant in (dice.randrange(-60, 1200), max(times), max(times) - 1):
                 manifest = asked.context("x").replay(AtTime(instant * 1000 + dice.choice((0, 999)))).manifest
-                assert manifest.provisional is not any(time > instant for time in times)
+                assert manifest.provisional is (copied or not any(time > instant for time in times))
+
+
+def test_an_origin_that_somebody_wrote_into_a_log_that_is_no_copy_counts_for_nothing() -> None:
+    """On Kafka it is a header, and whoever may write can say there that a record is of the year 3000."""
+    now = iter(range(T0, T0 + 100_000, 1000))
+    source = MemoryLog(clock=lambda: next(now))
+    publish(source, "FactSet")
+    forged = Origin("elsewhere", 0, 9, T0 + 10**13)
+    for number in range(4):
+        source.append([raw(source, "b", "FactSet", f"{number}")._replace(origin=forged if number == 1 else None)])
+    target = MemoryLog(2)
+    copy_log(source, target)
+    for log in (source, target):
+        found = ContextLog(log).context("b")
+        times = [entry.time for entry in found.history()]
+        assert times == sorted(times)
+        assert [found.replay(AtTime(time * 1000)).state.version for time in times] == [1, 2, 3, 4]
+        assert [stream.last_at for stream in ContextLog(log).streams()] == times[-1:]
+    assert {record.origin.log_id for record in events_of(target) if record.origin} == {source.log_id}
 
 
 class Counts(Wrapped):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from ctxlog import ContextLog
-from ctxlog.codec.control import copy_started, encode_control, schema_published
+from ctxlog.codec.control import copy_finished, copy_started, encode_control, schema_published
 from ctxlog.codec.framing import frame_confluent
 from ctxlog.codec.schemas import shipped
 from ctxlog.errors import BelowHorizonError, IntegrityError, LogBusyError, LogOpenError, StorageError
@@ -174,6 +174,69 @@ def test_a_target_with_a_copied_record_that_the_source_does_not_have_is_not_fini
     with pytest.raises(IntegrityError, match=r"origin elsewhere/0/7.* the copy was stopped"):
         copy_log(source, target)
     assert LogReader(target).context(0, target.bounds(0).end).copying
+
+
+def test_a_record_that_claims_the_origin_of_a_later_one_does_not_set_a_copy_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy goes on after the last record that is there, and not after one that pretends to be that."""
+    monkeypatch.setattr("ctxlog.replay.copying.BATCH_RECORDS", 3)
+    source = MemoryLog(clock=lambda: T0)
+    publish(source, "FactSet")
+    last = Origin(source.log_id, 0, source.bounds(0).end + 8, T0)
+    for number in range(12):
+        source.append([raw(source, "b", "FactSet", f"{number}")._replace(origin=last if number == 1 else None)])
+    target = MemoryLog()
+    with pytest.raises(StorageError):
+        copy_log(source, Breaks(target, 5, 0))
+    assert [record.origin for record in events_of(target)][-1] == last
+    copy_log(source, target)
+    assert len(events_of(target)) == 12
+    assert len({record.origin for record in events_of(target)}) == 12
+
+
+@pytest.mark.parametrize("source_grew", [False, True])
+def test_a_copy_that_ended_before_it_was_complete_is_not_called_finished(
+    monkeypatch: pytest.MonkeyPatch, source_grew: bool
+) -> None:
+    """Behind the end a record would stand without its origin, and with another time."""
+    monkeypatch.setattr("ctxlog.replay.copying.BATCH_RECORDS", 3)
+    source, target = stopped_copy()
+    if source_grew:
+        source, target = source_log(), MemoryLog(2)
+        copy_log(source, Breaks(target, 10**6, 0))
+        target._records[1] = [record for record in target._records[1] if record != target._records[1][-1]]
+        for name in STREAMS[:4]:
+            ContextLog(source).context(name).add_message("user", "since")
+    else:
+        ended = copy_finished(target.log_id, source.log_id, undecodable=0, misplaced=0)
+        target.append([encode_control(0, ended)])
+    there = len(events_of(target))
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=r"the copy has ended in partition 0, and records of the source are missing"):
+            copy_log(source, target)
+    assert len([record for record in events_of(target) if record.partition == 0]) <= there
+    assert LogReader(target).context(1, target.bounds(1).end).copying
+
+
+class EndsEarly(Wrapped):
+    """A target in which somebody else ends the copy before the n-th append."""
+
+    def __init__(self, log: MemoryLog, source: MemoryLog, number: int) -> None:
+        super().__init__(log)
+        self.left = number
+        self.ended = encode_control(0, copy_finished(log.log_id, source.log_id, undecodable=0, misplaced=0))
+
+    def append(self, records: Sequence[NewRecord]) -> list[Placed]:
+        self.left -= 1
+        if self.left == 0:
+            self.inner.append([self.ended])
+        return self.inner.append(records)
+
+
+def test_a_copy_that_somebody_else_ends_while_it_runs_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctxlog.replay.copying.BATCH_RECORDS", 3)
+    source, target = source_log(), MemoryLog(1)
+    with pytest.raises(IntegrityError, match="somebody else ended it"):
+        copy_log(source, EndsEarly(target, source, 9))
 
 
 class Overtaken(Wrapped):

@@ -133,6 +133,15 @@ class PartitionContext:
         """Whether a copy was started and is not finished."""
         return self.copy_started_at != _NEVER and self.copy_finished_at == _NEVER
 
+    def believed(self, record: Record) -> Record:
+        """A record without an origin that no copy gave it: outside a copy anybody may write one, and move the record in time.
+
+        All control records below `record.offset` must have been taken.
+        """
+        if record.origin is None or self.copy_started_at < record.offset < self.copy_finished_at:
+            return record
+        return record._replace(origin=None)
+
     def decode(self, record: Record) -> EventRecord | Rejected:
         """The event that a record is, or why it is none that a stream could take.
 
@@ -154,7 +163,7 @@ class PartitionContext:
         event = EventRecord(
             record.partition,
             record.offset,
-            record.time,
+            self.believed(record).time,
             schema.name,
             meta,
             payload,

@@ -62,7 +62,7 @@ def copy_log(source: EventLog, target: EventLog, *, progress: Callable[[int, int
         LogOpenError: The target holds something else, or got it before the copy could start; no record was copied.
         LogBusyError: Another run copies into the target at the same time.
         IntegrityError: A record's schema has another meaning in the target, or the target holds a copied record that the source
-            does not have; the copy was stopped there.
+            does not have, or the copy ended in a partition before it was complete; the copy was stopped there.
     """
     return _Copy(source, target, progress).run()
 
@@ -80,6 +80,9 @@ class _Copy:
         self.last: dict[tuple[int, int], Origin] = {}
         # By partition of the target: below this offset all copied records were there when this run began, or are its own.
         self.seen: dict[int, int] = {}
+        # Partitions of the target in which the copy had ended when this run began, and the last record of this run in the others.
+        self.ended: set[int] = set()
+        self.placed: dict[int, int] = {}
         self.batch: list[NewRecord] = []
         self.batch_bytes = 0
         self.copied = self.records = self.undecodable = self.misplaced = 0
@@ -122,12 +125,14 @@ class _Copy:
                     "nothing was copied. Copy into a new log."
                 )
             for record in self.target.read(context.partition, 0, end):
-                if record.key not in (None, CONTROL_KEY) and record.origin is not None:
-                    self.last[context.partition, self._source_partition(record)] = record.origin
+                origin = context.believed(record).origin
+                if record.key not in (None, CONTROL_KEY) and origin is not None:
+                    self.last[context.partition, self._source_partition(record)] = origin
                     self.records += 1
             self.seen[context.partition] = end
         if not any(context.copied_from is None or context.copying for context in contexts):
             return "finished before"
+        self.ended = {context.partition for context in contexts if context.copied_from is not None and not context.copying}
         fresh = [context.partition for context in contexts if context.copied_from is None]
         self._write(fresh, copy_started(self.target.log_id, self.source.log_id))
         for partition in fresh:
@@ -156,11 +161,15 @@ class _Copy:
             return
         partition = partition_of(record.key, self.target.partitions)
         pair = (partition, context.partition)
-        origin = record.origin or Origin(self.source.log_id, record.partition, record.offset, record.recorded_at)
+        origin = context.believed(record).origin or Origin(
+            self.source.log_id, record.partition, record.offset, record.recorded_at
+        )
         if pair in self.last:
             if self.last[pair] == origin:
                 del self.last[pair]
             return
+        if partition in self.ended:
+            raise self._ended_early(partition)
         self._publish(partition, context, record, record.value)
         self.batch.append(NewRecord(partition, record.key, record.value, origin))
         self.batch_bytes += len(record.value)
@@ -203,6 +212,7 @@ class _Copy:
         for partition, first in dict(reversed(positions)).items():
             self._check_alone(partition, first)
         self.seen.update((partition, offset + 1) for partition, offset in positions)
+        self.placed.update(positions)
 
     def _check_alone(self, partition: int, end: int) -> None:
         """See that nobody else copied into a partition since this run looked there, up to `end`."""
@@ -217,8 +227,19 @@ class _Copy:
     def _finish(self) -> None:
         """End the copy in every partition, with what stayed behind."""
         ended = copy_finished(self.target.log_id, self.source.log_id, undecodable=self.undecodable, misplaced=self.misplaced)
-        open_partitions = [partition for partition in range(self.target.partitions) if self._context(partition).copying]
-        self._write(open_partitions, ended)
+        contexts = [self._context(partition) for partition in range(self.target.partitions)]
+        for context in contexts:
+            if context.copy_finished_at < self.placed.get(context.partition, -1):
+                raise self._ended_early(context.partition)
+        self._write([context.partition for context in contexts if context.copying], ended)
+
+    def _ended_early(self, partition: int) -> IntegrityError:
+        """The error where a record would stand, or stands, behind the end of the copy, and would have no origin there."""
+        return IntegrityError(
+            f"{self.target.url}: the copy has ended in partition {partition}, and records of the source are missing there: "
+            "somebody else ended it, or the source grew while it was being ended; this run was stopped. Copy into a new log, to "
+            "which nobody else writes."
+        )
 
     def _write(self, partitions: Sequence[int], control: Control) -> None:
         """Append a control record to partitions, and read it back."""

@@ -79,20 +79,21 @@ class LogReader:
         partition = self.partition(stream_id)
         context = self.context(partition, end)
         for record in self.log.read(partition, start, end, key=stream_id.encode()):
-            yield record, context.decode(record)
+            yield context.believed(record), context.decode(record)
 
     def has_later(self, partition: int, time_ms: int, end: int) -> bool:
         """Whether an event of a partition, below its `end`, is later than a time; for copies, whose times follow no order.
 
+        Control records below `end` must have been taken.
         Looks from the end backwards, as late events mostly stand there. A record that was looked at in vain is not read again.
         """
-        below, latest = self._latest[partition]
+        (below, latest), context = self._latest[partition], self.known(partition)
         stop, step = end, LOOK_RECORDS
         while latest <= time_ms and below < stop:
             start = max(below, stop - step)
             for record in self.log.read(partition, start, stop):
-                if record.key != CONTROL_KEY and record.time > latest:
-                    latest = record.time
+                if record.key != CONTROL_KEY:
+                    latest = max(latest, context.believed(record).time)
             stop, step = start, 2 * step
         self._latest[partition] = (below if latest > time_ms else max(below, end), latest)
         return latest > time_ms

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]
 
 from ctxlog.errors import LogClosedError, LogOpenError, StorageError
 from ctxlog.log.kafka.location import COMMON, CONSUMER, PRODUCER, Location, Properties
@@ -49,6 +49,9 @@ _LOGGER = logging.getLogger("ctxlog.kafka")
 logging.getLogger("ctxlog").addHandler(logging.NullHandler())  # A library says nothing unless it is asked to.
 
 _REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL})
+DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
+"""An ACL is missing."""
+
 _INVALID = re.compile(r'Invalid value.* for configuration property ("[a-z0-9._]+")')
 
 
@@ -77,8 +80,25 @@ class Clients:
         return self._one("admin", lambda: self._make(AdminClient, {}))
 
     def producer(self) -> Producer:
-        """For appends."""
+        """For appends. Raises `StorageError` where this client may not write."""
+        if "producer" not in self._made:
+            self._check_may_write()
         return self._one("producer", self._make_producer)
+
+    def _check_may_write(self) -> None:
+        """Ask before there is a producer: one that may not write fails at a moment of its own, and says nothing of ACLs."""
+        topic = self.location.topic
+
+        def question(timeout: float) -> Any:
+            options = {"include_authorized_operations": True, "request_timeout": timeout}
+            return self.admin().describe_topics(TopicCollection([topic]), **options)[topic].result().authorized_operations
+
+        allowed = self.ask(f"topic {topic!r}", question)
+        if allowed is not None and AclOperation.WRITE not in allowed:
+            raise StorageError(
+                f"{self.location.name}: this client may not write to the topic; nothing was appended. "
+                "Give it the ACLs of a writer, or append as another user."
+            )
 
     def query(self) -> Consumer:
         """For questions about offsets; nothing is ever assigned to it, so no fetch that waits is in their way."""
@@ -156,6 +176,11 @@ class Clients:
                 self._listen()
                 self.check_refused()
                 cause: KafkaError = error.args[0]
+                if cause.code() in DENIED:
+                    raise StorageError(
+                        f"{self.location.name}: {what}: the brokers do not allow it to this client ({cause.str().rstrip('.')}); "
+                        "nothing was changed. Give it the ACLs of what it does: reader, writer or init."
+                    ) from error
                 if cause.code() in _FORGOTTEN:
                     self.drop("query")
                 gone = self.unreachable is not None and not self._answered

@@ -164,6 +164,10 @@ class Properties(NamedTuple):
     client: dict[str, str]
     registry: dict[str, str]
 
+    def __repr__(self) -> str:
+        """The names alone: values may be secrets."""
+        return f"Properties(client={sorted(self.client)}, registry={sorted(self.registry)})"
+
     @classmethod
     def read(cls, path: Path | None) -> Properties:
         """Read a file of lines `name=value`; empty lines and those that begin with `#` say nothing.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import KafkaError, KafkaException
 
 from ctxlog.errors import StorageError
-from ctxlog.log.kafka.clients import Clients
+from ctxlog.log.kafka.clients import DENIED, Clients
 from ctxlog.log.kafka.messages import headers_of
 from ctxlog.log.protocol import OutcomeUnknownError
 from ctxlog.model.records import NewRecord, Placed, Position
@@ -76,6 +76,7 @@ class Sender:
         self._topic = clients.location.topic
         self._turn = threading.Condition()
         self._polling = False
+        self._broken: Producer | None = None
 
     def append(self, records: Sequence[NewRecord]) -> list[Placed]:
         """See `EventLog.append`."""
@@ -120,10 +121,12 @@ class Sender:
                     self._turn.wait(POLL_SECONDS)
                 if under_way.left <= 0:
                     return
+                if self._broken is producer:
+                    raise OutcomeUnknownError(f"{self._clients.location.name}: the producer broke down")
                 self._polling = True
             try:
                 while under_way.left > 0:
-                    if producer.poll(POLL_SECONDS):
+                    if self._poll(producer):
                         with self._turn:
                             self._turn.notify_all()
                     elif time.monotonic() > under_way.reported_at + SILENCE_SECONDS_MAX:
@@ -134,6 +137,17 @@ class Sender:
                     self._polling = False
                     self._turn.notify_all()
 
+    def _poll(self, producer: Producer) -> int:
+        """Serve reports that have come. Raises `OutcomeUnknownError` where the producer can do nothing any more."""
+        try:
+            return producer.poll(POLL_SECONDS)
+        except (KafkaException, SystemError) as error:  # SystemError: a report was served with the other error pending.
+            self._broken = producer
+            self._clients.drop_producer(producer)
+            cause = error if isinstance(error, KafkaException) else error.__cause__
+            reason = cause.args[0].str() if isinstance(cause, KafkaException) else "the producer broke down"
+            raise OutcomeUnknownError(f"{self._clients.location.name}: {reason}") from error
+
     def _replace(self, producer: Producer, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:
             self._clients.drop_producer(producer)
@@ -143,6 +157,7 @@ class Sender:
         name = self._clients.location.name
         failed = all(one.code() in _NOT_TAKEN for one in under_way.errors) and len(under_way.errors) == sent
         if failed:
-            return StorageError(f"{name}: {error.str()}; nothing was appended.")
+            advice = " Give this client the ACLs of a writer." if error.code() in DENIED else ""
+            return StorageError(f"{name}: {error.str()}; nothing was appended.{advice}")
         taken = sum(1 for one in under_way.placed if one is not None)
         return OutcomeUnknownError(f"{name}: {error.str()}, {taken} of {len(under_way.placed)} records are known to be taken")

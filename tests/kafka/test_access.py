@@ -1,0 +1,443 @@
+"""Who may do what: the ACLs of `docs/how-to/kafka-access.md` are enough and not more than that, errors say which are missing, and
+no password shows up anywhere.
+
+The ACLs come from the page's own table, so the page and these tests cannot differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+import brokers
+from ctxlog import ContextLog
+from ctxlog.audit.verify import verify
+from ctxlog.errors import CtxlogError, LogOpenError, StorageError
+from ctxlog.log.embedded import EmbeddedLog
+from ctxlog.log.kafka import KafkaLog
+from ctxlog.log.kafka.clients import Clients
+from ctxlog.model.events import FactSet
+from ctxlog.model.records import NewRecord
+from ctxlog.replay.copying import copy_log
+
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "kafka-access.md").read_text("utf-8")
+SECRET = "hunter2"
+"""Part of each password."""
+
+PROGRAM = Path(sys.executable).with_name("ctxlog")
+
+
+class Acl(NamedTuple):
+    """Some operations on one resource."""
+
+    kind: str
+    prefix: bool
+    operations: frozenset[str]
+
+
+def table() -> dict[str, set[Acl]]:
+    """The page's table of ACLs, by who has them."""
+    found: dict[str, set[Acl]] = {}
+    for who, kind, name, star, operations in re.findall(r"^\| (\w+) \| (\w+) `([\w.]+?)(\*?)` \| (.+) \|$", PAGE, re.M):
+        assert name == ("ctxlog" if star else "ctxlog.events")
+        found.setdefault(who, set()).add(Acl(kind, bool(star), frozenset(re.findall(r"`(\w+)`", operations))))
+    return found
+
+
+ACLS = table()
+
+
+def test_the_page_names_each_kind_of_user_and_its_commands_give_the_same_acls() -> None:
+    assert set(ACLS) == {"reader", "writer", "init", "projector"}
+    commands: dict[str, set[Acl]] = {}
+    for command in re.findall(r"^kafka-acls .*?(?=\n\n|\n```)", PAGE, re.M | re.S):
+        (who,) = re.findall(r"--allow-principal User:(\w+)", command)
+        kind = "Group" if "--group ctxlog --resource-pattern-type prefixed" in command else "Topic"
+        assert kind == "Group" or "--topic ctxlog.events --" in command
+        operations = frozenset(re.findall(r"--operation (\w+)", command))
+        commands.setdefault(who, set()).add(Acl(kind, kind == "Group", operations))
+    assert commands == ACLS
+
+
+def test_the_properties_that_the_page_shows_are_known_to_the_client() -> None:
+    blocks = re.findall(r"^```properties\n(.*?)^```", PAGE, re.M | re.S)
+    lines = [line.partition("=")[::2] for block in blocks for line in block.splitlines()]
+    assert len(lines) == 10
+    for name, value in [*lines, ("no.such.property", "x")]:
+        try:
+            AdminClient({name: value})
+            known = True
+        except KafkaException as error:  # A file that is not here is another matter.
+            known = "No such configuration property" not in error.args[0].str()
+        assert known == (name != "no.such.property"), name
+
+
+class Users:
+    """Users of one broker, each with the ACLs of a kind of user or with other ones, on a topic."""
+
+    def __init__(self, cluster: brokers.Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.admin = AdminClient(cluster.client())
+        self.topic = f"access-{time.time_ns()}"
+        self._numbers = count()
+
+    def add(self, who: str, *, acls: set[Acl] | None = None, topic: str | None = None) -> User:
+        name = f"{who}-{time.time_ns()}-{next(self._numbers)}"
+        password = f"{SECRET}-{name}"
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+        change = UserScramCredentialUpsertion(name, info, password.encode())
+        self.admin.alter_user_scram_credentials([change])[name].result()
+        user = User(self, name, password)
+        for acl in ACLS[who] if acls is None else acls:
+            self.allow(user, acl, topic or self.topic)
+        user.wait_until_known()
+        return user
+
+    def allow(self, user: User, acl: Acl, topic: str) -> None:
+        pattern = ResourcePatternType.PREFIXED if acl.prefix else ResourcePatternType.LITERAL
+        kind, name = ResourceType[acl.kind.upper()], "ctxlog" if acl.kind == "Group" else topic
+        bindings = [
+            AclBinding(kind, name, pattern, f"User:{user.name}", "*", operation_of(one), AclPermissionType.ALLOW)
+            for one in acl.operations
+        ]
+        for future in self.admin.create_acls(bindings).values():
+            future.result()
+        mine = AclBindingFilter(
+            kind, name, pattern, f"User:{user.name}", None, AclOperation.ANY, AclPermissionType.ANY
+        )  # fmt: skip
+        deadline = time.monotonic() + 30  # The broker hears of them a little later than the controller.
+        while len(self.admin.describe_acls(mine).result()) < len(bindings):
+            assert time.monotonic() < deadline
+
+
+def operation_of(name: str) -> AclOperation:
+    return AclOperation[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()]
+
+
+class User:
+    """A user with a file of properties."""
+
+    def __init__(self, users: Users, name: str, password: str) -> None:
+        self.users, self.name, self.password = users, name, password
+        self.file = users.folder / f"{name}.properties"
+        self.write()
+
+    def write(self, password: str | None = None, *more: str) -> None:
+        settings = self.users.cluster.client(self.name, password or self.password)
+        del settings["bootstrap.servers"]
+        self.file.write_text("\n".join([f"{name}={value}" for name, value in settings.items()] + list(more)), "utf-8")
+
+    def url(self, topic: str | None = None) -> str:
+        return f"kafka://{self.users.cluster.bootstrap}?topic={topic or self.users.topic}&properties={self.file}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return self.users.cluster.client(self.name, self.password)
+
+    def wait_until_known(self) -> None:
+        """Until the brokers know user and ACLs, which came in one after the other."""
+        admin = AdminClient({**self.settings, "log_level": "0"})
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                admin.list_topics(timeout=1)
+                return
+            except KafkaException:
+                assert time.monotonic() < deadline
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run `ctxlog`; what it shows."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CTXLOG")}
+        environment |= {"CTXLOG_URL": self.url(), "COLUMNS": "200", "NO_COLOR": "1"}
+        done = subprocess.run(
+            [PROGRAM, *arguments], cwd=self.users.folder, env=environment, stdin=subprocess.DEVNULL, text=True, timeout=120,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == code, f"ctxlog {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}"
+        assert SECRET not in done.stdout
+        assert "Traceback" not in done.stdout
+        assert "fault in ctxlog" not in done.stdout
+        return done.stdout
+
+
+@pytest.fixture
+def people(users: brokers.Cluster, tmp_path: Path) -> Users:
+    """A broker with users, and a topic of this test's own."""
+    return Users(users, tmp_path)
+
+
+@pytest.fixture
+def made(people: Users) -> Users:
+    """With a log in the topic, made by a user with the ACLs of `init`, and one event in it."""
+    log, done = KafkaLog.create(people.add("init").url(), 2)
+    assert done
+    with ContextLog(log) as opened:
+        opened.context("agent/a").add_message("user", "first", expected_version=0)
+    return people
+
+
+def refused(error: type[CtxlogError], what: Callable[[], Any]) -> str:
+    """The message of the error that comes; no secret stands in it, nor in what a traceback shows of it."""
+    with pytest.raises(error) as raised:
+        what()
+    shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+    assert SECRET not in shown
+    return str(raised.value)
+
+
+def ends(people: Users) -> list[int]:
+    """Where the partitions end, as an administrator sees them."""
+    consumer = Consumer({**people.cluster.client(), "group.id": "admin"})
+    found = [consumer.get_watermark_offsets(TopicPartition(people.topic, partition), timeout=30)[1] for partition in range(2)]
+    consumer.close()
+    return found
+
+
+def forbidden(user: User) -> Iterator[str]:
+    """What a user tries with a plain client and does not get."""
+    admin, topic = AdminClient(user.settings), user.users.topic
+    entry = ConfigEntry("retention.ms", "1", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    tries = {
+        "alter": lambda: admin.incremental_alter_configs([resource]),
+        "partitions": lambda: admin.create_partitions([NewPartitions(topic, 20)]),
+        "delete": lambda: admin.delete_topics([topic]),
+        "delete records": lambda: admin.delete_records([TopicPartition(topic, 0, 1)]),
+    }
+    for name, attempt in tries.items():
+        (future,) = attempt().values()
+        with pytest.raises(KafkaException) as denied:
+            future.result()
+        assert denied.value.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+        yield name
+
+
+def test_init_makes_completes_and_adopts_a_log_with_its_acls(people: Users) -> None:
+    user = people.add("init")
+    assert "created" in user.run("init", "--partitions", "2")
+    assert "exists" in user.run("init")
+    assert "exists" in user.run("init", "--adopt")
+    assert len(list(forbidden(user))) == 4
+    assert "not allow" in refused(StorageError, lambda: KafkaLog.create(user.url("another-topic")))
+
+
+@pytest.mark.parametrize("missing", sorted(next(iter(ACLS["init"])).operations))
+def test_init_needs_each_of_its_acls(people: Users, missing: str) -> None:
+    (all_of_them,) = ACLS["init"]
+    user = people.add("init", acls={all_of_them._replace(operations=all_of_them.operations - {missing})})
+    refused(StorageError, lambda: KafkaLog.create(user.url(), 2))
+
+
+def test_a_writer_appends_reads_copies_and_completes_with_its_acls(made: Users, tmp_path: Path) -> None:
+    user = made.add("writer")
+    with ContextLog.open(user.url()) as log:
+        context = log.context("agent/a")
+        assert context.append([FactSet(key="a", value="1"), FactSet(key="b", value="2")], expected_version=1).version == 3  # type: ignore[union-attr]
+        context.add_message("user", "unconditional")
+        assert context.version == 4
+        context.fork("agent/fork").add_message("user", "in the fork")
+        assert SECRET not in repr(log) + repr(log.log) + repr(log.log.properties)  # type: ignore[attr-defined]
+    user.run("append", "agent/b", "--message", "user", "Hello", "--expected-version", "0")
+    assert "Hello" in user.run("show", "agent/b")
+    assert "exists" in user.run("init")
+    assert user.run("verify")
+    other = f"{made.topic}-copy"
+    KafkaLog.create(made.add("init", topic=other).url(other), 1)[0].close()
+    copier = made.add("writer", topic=other)
+    with ContextLog.open(f"embedded:{tmp_path / 'source'}") as source:
+        source.context("agent/c").add_message("user", "copied")
+    source_url = f"embedded:{tmp_path / 'source'}"
+    assert "copied: 1 record" in copier.run("copy", "--log", source_url, copier.url(other))
+
+
+@pytest.mark.parametrize("missing", sorted(next(iter(ACLS["writer"])).operations))
+def test_a_writer_needs_each_of_its_acls(made: Users, missing: str) -> None:
+    (all_of_them,) = ACLS["writer"]
+    user = made.add("writer", acls={all_of_them._replace(operations=all_of_them.operations - {missing})})
+    before = ends(made)
+
+    def write() -> None:
+        with ContextLog.open(user.url()) as log:
+            log.context("agent/a").add_message("user", "no")
+
+    assert "ACLs" in refused(StorageError, write)
+    assert ends(made) == before
+
+
+def test_a_writer_makes_changes_and_deletes_no_topic(made: Users) -> None:
+    user = made.add("writer")
+    assert list(forbidden(user)) == ["alter", "partitions", "delete", "delete records"]
+    assert "not allow" in refused(StorageError, lambda: KafkaLog.create(user.url("another-topic")))
+    with ContextLog.open(user.url()) as log:
+        assert log.context("agent/a").version == 1
+
+
+def test_a_reader_reads_replays_verifies_and_copies_with_its_acls(made: Users, tmp_path: Path) -> None:
+    user = made.add("reader")
+    with ContextLog.open(user.url()) as log:
+        assert [message.content for message in log.context("agent/a").replay("version:1").state.messages] == ["first"]
+        assert log.context("agent/a").replay("time:2100-01-01T00:00:00Z").manifest.provisional
+        assert [stream.stream_id for stream in log.streams()] == ["agent/a"]
+        assert verify(log).problems == []
+        copy_log(log.log, EmbeddedLog(tmp_path / "copy"))
+    assert json.loads(user.run("streams", "-o", "json"))
+    assert "first" in user.run("show", "agent/a")
+    assert "2 partitions, 1 stream" in user.run("doctor")
+    user.run("replay", "agent/a", "--at", "version:1")
+    user.run("verify")
+    user.run("schemas", "list")
+    assert "copied: 1 record" in user.run("copy", f"embedded:{tmp_path / 'copy-2'}")
+
+
+@pytest.mark.parametrize("missing", sorted(next(iter(ACLS["reader"])).operations))
+def test_a_reader_needs_each_of_its_acls(made: Users, missing: str) -> None:
+    (all_of_them,) = ACLS["reader"]
+    user = made.add("reader", acls={all_of_them._replace(operations=all_of_them.operations - {missing})})
+    assert "ACLs" in refused(StorageError, lambda: KafkaLog(user.url()))
+
+
+def test_a_reader_appends_nothing_and_is_told_what_it_lacks(made: Users) -> None:
+    user, before = made.add("reader"), ends(made)
+    with ContextLog.open(user.url()) as log:
+        for _ in range(2):
+            message = refused(StorageError, lambda: log.context("agent/a").add_message("user", "no", expected_version=1))
+            assert "may not write to the topic; nothing was appended. Give it the ACLs of a writer" in message
+        assert log.context("agent/a").version == 1
+    assert "may not write to the topic" in user.run("append", "agent/a", "--message", "user", "no", code=1)
+    assert "may not write" in user.run("import", str(chats(made.folder)), code=1)
+    assert len(list(forbidden(user))) == 4
+    assert ends(made) == before
+
+
+def chats(folder: Path) -> Path:
+    path = folder / "chats.jsonl"
+    path.write_text(json.dumps([{"role": "user", "content": "Hello"}]) + "\n", "utf-8")
+    return path
+
+
+def test_a_reader_who_may_write_to_another_topic_appends_nothing_here(made: Users) -> None:
+    """librdkafka's producer starts then, and each record is refused by itself."""
+    user, before = made.add("reader"), ends(made)
+    made.allow(user, Acl("Topic", False, frozenset({"Write"})), "another-topic")
+    with contextlib.closing(KafkaLog(user.url())) as log, pytest.MonkeyPatch.context() as patch:
+        assert "may not write" in refused(StorageError, lambda: log.append([NewRecord(0, b"agent/a", b"x")]))
+        # As if it had been allowed to when it was asked, and no more when it wrote.
+        patch.setattr(Clients, "_check_may_write", lambda _: None)
+        message = refused(StorageError, lambda: log.append([NewRecord(0, b"agent/a", b"x")] * 3))
+        assert "nothing was appended. Give this client the ACLs of a writer" in message
+    assert ends(made) == before
+
+
+def test_a_producer_that_breaks_down_ends_in_a_typed_error(made: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka's fatal errors come as exceptions out of the middle of its calls."""
+    user, before = made.add("reader"), ends(made)
+    monkeypatch.setattr(Clients, "_check_may_write", lambda _: None)
+    monkeypatch.setattr(
+        Clients, "_make_producer", lambda self: self._make(Producer, {"enable.idempotence": "true", "acks": "all"})
+    )
+    with contextlib.closing(KafkaLog(user.url())) as log:
+        for number in (1, 3):
+            started = time.monotonic()
+            message = refused(CtxlogError, lambda: log.append([NewRecord(0, b"agent/a", b"x")] * number))  # noqa: B023
+            assert "authorization failed" in message.lower()
+            assert time.monotonic() - started < 30
+    assert ends(made) == before
+
+
+def test_a_writer_whose_acl_is_taken_away_is_told_so(made: Users) -> None:
+    user = made.add("writer")
+    with ContextLog.open(user.url()) as log:
+        log.context("agent/a").add_message("user", "second", expected_version=1)
+        mine = AclBindingFilter(
+            ResourceType.TOPIC, made.topic, ResourcePatternType.LITERAL, f"User:{user.name}", None, AclOperation.WRITE,
+            AclPermissionType.ALLOW,
+        )  # fmt: skip
+        for future in made.admin.delete_acls([mine]).values():
+            assert len(future.result()) == 1
+        deadline = time.monotonic() + 30  # The brokers hear of it a little later.
+        version = 2
+        while True:
+            try:
+                log.context("agent/a").add_message("user", "third", expected_version=version)
+            except StorageError as error:
+                assert "nothing was appended. Give this client the ACLs of a writer" in str(error)  # noqa: PT017
+                break
+            version += 1
+            assert time.monotonic() < deadline
+        assert log.context("agent/a").version == version
+
+
+def test_a_user_without_acls_reads_and_makes_nothing(made: Users) -> None:
+    user = made.add("nobody", acls=set())
+    for attempt in (
+        lambda: KafkaLog(user.url()),
+        lambda: KafkaLog.create(user.url()),
+        lambda: KafkaLog(user.url("another-topic")),
+    ):
+        assert "the brokers do not allow it to this client" in refused(StorageError, attempt)
+    for arguments in (["streams"], ["show", "agent/a"], ["init"], ["append", "agent/a", "--message", "user", "no"], ["doctor"]):
+        assert "do not allow" in user.run(*arguments, code=1)
+
+
+def test_a_wrong_password_is_refused_soon_and_shown_nowhere(made: Users, caplog: pytest.LogCaptureFixture) -> None:
+    user = made.add("writer")
+    user.write(f"{SECRET}-wrong", "debug=security,broker,protocol")
+    caplog.set_level(logging.DEBUG)
+    started = time.monotonic()
+    for attempt in (lambda: KafkaLog(user.url()), lambda: KafkaLog.create(user.url())):
+        message = refused(LogOpenError, attempt)
+        assert "the brokers refuse this client" in message
+        assert "Correct the file that ?properties= names" in message
+    assert time.monotonic() - started < 20
+    assert "the brokers refuse this client" in user.run("append", "agent/a", "--message", "user", "no", code=1)
+    assert "the brokers refuse this client" in user.run("doctor", code=1)
+    assert len(caplog.text) > 1_000  # librdkafka had a lot to say.
+    assert SECRET not in caplog.text
+
+
+def test_a_projector_commits_in_groups_of_its_prefix_alone(made: Users) -> None:
+    """Room kept: the group holds a projector's lag, and nothing else depends on it."""
+    user = made.add("projector")
+    with ContextLog.open(user.url()) as log:
+        assert log.context("agent/a").version == 1
+    admin = AdminClient(user.settings)
+
+    def commit(group: str) -> Any:
+        offsets = ConsumerGroupTopicPartitions(group, [TopicPartition(made.topic, 0, 1)])
+        (future,) = admin.alter_consumer_group_offsets([offsets], request_timeout=30).values()
+        return future.result().topic_partitions[0]
+
+    assert commit("ctxlog.views").error is None
+    with pytest.raises(KafkaException) as denied:
+        commit("other.views")
+    assert denied.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
