@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ctxlog.cli import text
 from ctxlog.cli.doctor import Check
+from ctxlog.cli.doctor_topic import listed, numbers, settings_checks
 from ctxlog.errors import CtxlogError
 
 if TYPE_CHECKING:
@@ -21,17 +22,6 @@ if TYPE_CHECKING:
 
 CLOCK_TOLERANCE_MS = 1_000
 """Clocks that are kept by NTP differ by less."""
-
-SHOWN_MAX = 8
-"""Partitions or schemas that are named; of more, the first ones are."""
-
-_WHY = {
-    "cleanup.policy": "compaction takes records away",
-    "message.timestamp.type": "a log's times are the brokers'",
-    "retention.ms": "records that are older are deleted",
-    "retention.bytes": "the oldest records are deleted",
-    "max.message.bytes": "records that ctxlog takes would be refused",
-}
 
 
 def kafka_checks(url: str, origin: str) -> Iterator[Check]:
@@ -76,10 +66,10 @@ class _Visit:
             yield from _guarded("topic", lambda: self._describe(clients))
         if clients is not None and self._topic is not None:
             topic = self._topic
-            yield from _guarded("settings", lambda: self._settings(clients, topic))
+            yield from _guarded("settings", lambda: settings_checks(self.location, clients, topic))
             unled = [number for number, part in enumerate(topic.parts) if part.leader is None or part.leader in self._away]
             if unled:
-                yield Check("genesis", "note", f"not looked at: no leader can be reached of {_numbers(unled)}")
+                yield Check("genesis", "note", f"not looked at: no leader can be reached of {numbers(unled)}")
             else:
                 yield from _guarded("genesis", lambda: self._genesis(clients, topic))
             led = [number for number in range(topic.partitions) if number not in unled]
@@ -149,71 +139,9 @@ class _Visit:
             yield Check(
                 "topic",
                 "failed",
-                f"no broker leads {_numbers(found.leaderless)}: nothing there can be read or appended",
-                f"Start one of the brokers that hold {'it' if len(found.leaderless) == 1 else 'them'}: {_list(held)}.",
+                f"no broker leads {numbers(found.leaderless)}: nothing there can be read or appended",
+                f"Start one of the brokers that hold {'it' if len(found.leaderless) == 1 else 'them'}: {listed(held)}.",
             )
-
-    def _settings(self, clients: Clients, topic: Topic) -> Iterator[Check]:
-        from ctxlog.log.kafka.topic import faults, settings
-
-        found = settings(clients)
-        faulty = list(faults(found))
-        for fault in faulty:
-            yield Check("settings", "failed", f"{fault}: {_WHY[fault.setting]}", self._command(fault.setting, fault.expected))
-        if not faulty:
-            yield Check("settings", "ok", ", ".join(f"{name}={found[name]}" for name in _WHY))
-        least = int(found.get("min.insync.replicas", "1"))
-        replicas = min(len(part.replicas) for part in topic.parts)
-        yield from self._in_sync(topic, least)
-        if replicas == 1:
-            yield Check(
-                "replicas",
-                "warning",
-                "each record is on one broker only: a disk that is lost takes it along",
-                "On three brokers or more: `ctxlog init` a topic there (3 replicas), and `ctxlog copy` this log into it.",
-            )
-        elif least == 1:
-            yield Check(
-                "replicas",
-                "warning",
-                "min.insync.replicas is 1: an append can be acknowledged that one broker has alone, and be lost with it",
-                self._command("min.insync.replicas", str(replicas - 1)),
-            )
-        if found.get("unclean.leader.election.enable") == "true":
-            yield Check(
-                "replicas",
-                "warning",
-                "unclean.leader.election.enable is true: a broker that lacks the last records may lead, and they are lost",
-                self._command("unclean.leader.election.enable", "false"),
-            )
-
-    def _in_sync(self, topic: Topic, least: int) -> Iterator[Check]:
-        """Whether replicas are behind or away."""
-        short = [number for number, part in enumerate(topic.parts) if part.leader is not None and len(part.in_sync) < least]
-        behind = [number for number, part in enumerate(topic.parts) if set(part.in_sync) < set(part.replicas)]
-        missing = sorted(
-            {one for number in behind for one in set(topic.parts[number].replicas) - set(topic.parts[number].in_sync)}
-        )
-        advice = f"Start broker {_list(missing)}, or see why it lags behind." if missing else ""
-        if short:
-            yield Check(
-                "replicas",
-                "failed",
-                f"{_numbers(short)}: fewer replicas in sync than min.insync.replicas ({least}): appends there fail",
-                advice or "Give the topic more replicas: kafka-reassign-partitions.",
-            )
-        if rest := [number for number in behind if number not in short]:
-            yield Check("replicas", "warning", f"{_numbers(rest)}: not all replicas are in sync", advice)
-        if not behind and not short:
-            yield Check("replicas", "ok", f"all in sync, min.insync.replicas={least}")
-
-    def _command(self, setting: str, value: str) -> str:
-        """The command line of Kafka's own tool that sets a setting of the topic."""
-        client = " --command-config FILE" if self.location.properties else ""
-        return (
-            f"kafka-configs --bootstrap-server {self.location.servers}{client} --alter --entity-type topics "
-            f"--entity-name {self.location.topic} --add-config {setting}={value}"
-        )
 
     def _genesis(self, clients: Clients, topic: Topic) -> Iterator[Check]:
         from ctxlog.log.kafka.topic import beginning
@@ -298,7 +226,7 @@ def _groups(clients: Clients, ends: dict[int, int]) -> Iterator[Check]:
             yield Check(
                 "group",
                 "warning",
-                f"{name}: its offsets are beyond the end of {_numbers(ahead)}: they are those of another topic of this name",
+                f"{name}: its offsets are beyond the end of {numbers(ahead)}: they are those of another topic of this name",
                 "Reset the group's offsets with kafka-consumer-groups.",
             )
         else:
@@ -311,18 +239,7 @@ def lag_of(lags: dict[int, int]) -> str:
     """How many events somebody is behind, in all and by partition."""
     behind = sorted(((lag, partition) for partition, lag in lags.items() if lag > 0), key=lambda one: (-one[0], one[1]))
     parts = [f"partition {partition}: {lag:,}" for lag, partition in behind]
-    return f"lag_events {sum(lag for lag, _ in behind):,}" + (f" ({_list(parts)})" if parts else "")
-
-
-def _numbers(partitions: Sequence[int]) -> str:
-    """`partition 3`, `partitions 1, 2, 3`."""
-    return f"partition{'s' if len(partitions) > 1 else ''} {_list(partitions)}"
-
-
-def _list(items: Sequence[object]) -> str:
-    """Some items, and how many more there are."""
-    more = f" and {len(items) - SHOWN_MAX} more" if len(items) > SHOWN_MAX else ""
-    return ", ".join(map(str, items[:SHOWN_MAX])) + more
+    return f"lag_events {sum(lag for lag, _ in behind):,}" + (f" ({listed(parts)})" if parts else "")
 
 
 def _seconds(milliseconds: int) -> str:
