@@ -35,7 +35,9 @@ class Check(NamedTuple):
 
 
 @click.command(
-    "doctor", short_help="Say what is wrong with the setup", epilog="\b\nExample:\n  ctxlog doctor --log embedded:/data/agents"
+    "doctor",
+    short_help="Say what is wrong with the setup",
+    epilog="\b\nExamples:\n  ctxlog doctor --log embedded:/data/agents\n  ctxlog doctor --log kafka://localhost:9092 -o json",
 )
 @log_option
 @output_option
@@ -79,6 +81,11 @@ def _log(session: Session) -> Iterator[Check]:
         yield Check("log", "failed", str(error), "Correct the file, or name the log with --log.")
         return
     origin = {"given": "--log", "default": "the default"}.get(source, source)
+    if url.startswith("kafka:"):
+        from ctxlog.cli.doctor_kafka import kafka_checks
+
+        yield from kafka_checks(url, origin)
+        return
     scheme, _, rest = url.partition(":")
     if scheme == "embedded" and rest and not Path(rest).exists():
         yield Check(
@@ -87,7 +94,7 @@ def _log(session: Session) -> Iterator[Check]:
             f"{url}, from {origin}: not there yet",
             "The first command that writes creates it, as `ctxlog init` does.",
         )
-        yield from _place(_nearest(Path(rest)))
+        yield from _place(nearest(Path(rest)))
         return
     try:
         with session.reading() as opened:
@@ -103,7 +110,7 @@ def _log(session: Session) -> Iterator[Check]:
         yield from _place(Path(rest))
 
 
-def _nearest(path: Path) -> Path:
+def nearest(path: Path) -> Path:
     """The folder that is there."""
     path = path.absolute()
     while not path.exists() and path.parent != path:

@@ -14,7 +14,9 @@ from ctxlog.errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ctxlog.codec.partition import PartitionContext
     from ctxlog.codec.schemas import Schema
+    from ctxlog.log.kafka.registry import Registry
 
 MISSING, CONTRADICTED = 1, 3
 
@@ -68,7 +70,7 @@ def check_command(session: Session) -> None:
     """
     with session.reading() as opened:
         carried = _carried(opened)
-        found = [_checked(opened, schema, carried) for schema in _shipped()]
+        found = compare(carried, opened.registry)
     statuses = {row["status"] for row in found}
     if not session.people:
         print_list("schemas", found, session.output)
@@ -94,10 +96,10 @@ def register_command(session: Session) -> None:
             raise InvalidInputError(
                 "the log's URL names no registry: kafka://HOST:PORT?registry=http://HOST:PORT; nothing was done"
             )
-        found = [{"name": schema.name, "registry_id": opened.registry.register(schema)} for schema in _shipped()]
+        found = [{"name": schema.name, "registry_id": opened.registry.register(schema)} for schema in shipped_schemas()]
         publisher = Publisher(opened.log, opened.replayer.reader, opened.registry)
         for partition in range(opened.log.partitions):
-            publisher.ensure(partition, [schema.name for schema in _shipped()])
+            publisher.ensure(partition, [schema.name for schema in shipped_schemas()])
     if session.people:
         for row in found:
             line(f"registered  {row['name']}  id {row['registry_id']}")
@@ -106,7 +108,8 @@ def register_command(session: Session) -> None:
         print_list("schemas", found, session.output)
 
 
-def _shipped() -> list[Schema]:
+def shipped_schemas() -> list[Schema]:
+    """The schemas of this release."""
     from ctxlog.codec.schemas import shipped
     from ctxlog.core.evolve import KNOWN_TYPES
 
@@ -115,12 +118,19 @@ def _shipped() -> list[Schema]:
 
 def _carried(opened: Opened) -> list[dict[str, Any]]:
     """Each schema that the log carries, by name."""
+    return carried(
+        (partition, opened.replayer.reader.context(partition, opened.log.bounds(partition).end))
+        for partition in range(opened.log.partitions)
+    )
+
+
+def carried(contexts: Iterable[tuple[int, PartitionContext]]) -> list[dict[str, Any]]:
+    """Each schema that the control records of partitions publish, by name."""
     from ctxlog.codec.framing import registry_id_of
 
-    ours = {schema.digest for schema in _shipped()}
+    ours = {schema.digest for schema in shipped_schemas()}
     found: dict[bytes, dict[str, Any]] = {}
-    for partition in range(opened.log.partitions):
-        context = opened.replayer.reader.context(partition, opened.log.bounds(partition).end)
+    for partition, context in contexts:
         for prefix, published in context.published.items():
             schema = published.decoder.schema
             row = found.setdefault(
@@ -143,7 +153,12 @@ def _carried(opened: Opened) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda row: (row["name"], row["fingerprint"]))
 
 
-def _checked(opened: Opened, schema: Schema, carried: list[dict[str, Any]]) -> dict[str, Any]:
+def compare(carried: list[dict[str, Any]], registry: Registry | None) -> list[dict[str, Any]]:
+    """Each schema of this release, and what log and registry say to it: `ok`, `missing` or `contradicts`."""
+    return [_checked(schema, carried, registry) for schema in shipped_schemas()]
+
+
+def _checked(schema: Schema, carried: list[dict[str, Any]], registry: Registry | None) -> dict[str, Any]:
     row = {"name": schema.name, "fingerprint": schema.fingerprint}
     if any(other["name"] == schema.name and not other["readable"] for other in carried):
         return {
@@ -153,11 +168,11 @@ def _checked(opened: Opened, schema: Schema, carried: list[dict[str, Any]]) -> d
         }
     mine = [other for other in carried if other["digest"] == schema.digest.hex()]
     partitions = f"in {text.count(len(mine[0]['partitions']), 'partition')} of the log" if mine else "not in the log yet"
-    if opened.registry is None:
+    if registry is None:
         return {**row, "status": "ok", "found": partitions}
-    registry_id = opened.registry.look_up(schema)
+    registry_id = registry.look_up(schema)
     if registry_id is None:
-        if not opened.registry.compatible(schema):
+        if not registry.compatible(schema):
             return {**row, "status": "contradicts", "found": "not compatible with what the registry holds under its subject"}
         return {**row, "status": "missing", "found": "not in the registry: `ctxlog schemas register`"}
     claimed = [
@@ -165,7 +180,7 @@ def _checked(opened: Opened, schema: Schema, carried: list[dict[str, Any]]) -> d
     ]
     if claimed:
         return {**row, "status": "contradicts", "found": f"the log has id {registry_id} for {claimed[0]}"}
-    level = opened.registry.level(schema)
+    level = registry.level(schema)
     if level != "FULL_TRANSITIVE":
         return {**row, "status": "missing", "found": f"its subject is held to {level}: `ctxlog schemas register`"}
     return {**row, "status": "ok", "found": f"{partitions}, id {registry_id} in the registry"}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import ConfigResource, NewTopic  # type: ignore[attr-defined]
@@ -40,20 +41,34 @@ _FIXED = {
 """Settings without which a topic is no log: compaction takes records away, retention too, and times must be the brokers'."""
 
 
+class Part(NamedTuple):
+    """Where a partition lies now: ids of brokers. `leader` is None where no broker leads it."""
+
+    leader: int | None
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+
+
 class Topic(NamedTuple):
     """A topic as the brokers describe it.
 
     Attributes:
         topic_id: Its id: another one after it was deleted and made again.
-        partitions: Number of partitions.
-        leaderless: Partitions without a leader now.
-        replicas: Fewest replicas of a partition.
+        parts: Its partitions, in order.
     """
 
     topic_id: str
-    partitions: int
-    leaderless: tuple[int, ...]
-    replicas: int
+    parts: tuple[Part, ...]
+
+    @property
+    def partitions(self) -> int:
+        """Number of partitions."""
+        return len(self.parts)
+
+    @property
+    def leaderless(self) -> list[int]:
+        """Partitions without a leader now."""
+        return [number for number, part in enumerate(self.parts) if part.leader is None]
 
 
 def describe(clients: Clients, *, seconds: float = ANSWER_SECONDS_MAX) -> Topic | None:
@@ -68,15 +83,15 @@ def describe(clients: Clients, *, seconds: float = ANSWER_SECONDS_MAX) -> Topic 
             if error.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
                 return None
             raise
-        return Topic(
-            str(found.topic_id),
-            len(found.partitions),
-            tuple(part.id for part in found.partitions if part.leader is None or part.leader.id < 0),
-            min((len(part.replicas) for part in found.partitions), default=0),
-        )
+        return Topic(str(found.topic_id), tuple(map(_part, sorted(found.partitions, key=attrgetter("id")))))
 
     found: Topic | None = clients.ask(f"topic {name!r}", question, seconds=seconds)
     return found
+
+
+def _part(found: Any) -> Part:  # Its leader can be None, which the library's types deny.
+    leader = None if found.leader is None or found.leader.id < 0 else found.leader.id
+    return Part(leader, tuple(sorted(node.id for node in found.replicas)), tuple(sorted(node.id for node in found.isr)))
 
 
 def settings(clients: Clients) -> dict[str, str]:
@@ -91,14 +106,25 @@ def settings(clients: Clients) -> dict[str, str]:
     return found
 
 
-def faults(found: dict[str, str]) -> Iterator[str]:
+class Fault(NamedTuple):
+    """A setting that is not what it must be."""
+
+    setting: str
+    found: str | None
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} is {self.found}, expected {self.expected}"
+
+
+def faults(found: dict[str, str]) -> Iterator[Fault]:
     """What is wrong with a topic's settings, each with what it must be."""
     for name, expected in _FIXED.items():
         if found.get(name) != expected:
-            yield f"{name} is {found.get(name)}, expected {expected}"
+            yield Fault(name, found.get(name), expected)
     largest = found.get("max.message.bytes", "")
     if not largest.isdigit() or int(largest) <= MAX_RECORD_BYTES:
-        yield f"max.message.bytes is {largest}, expected {BYTES_MAX}"
+        yield Fault("max.message.bytes", largest, str(BYTES_MAX))
 
 
 def bounds(clients: Clients, partition: int) -> Bounds:
@@ -111,6 +137,9 @@ def bounds(clients: Clients, partition: int) -> Bounds:
 
     found: Bounds = clients.ask(f"offsets of partition {partition}", question)
     return found
+
+
+_EMPTY = "it is empty"
 
 
 class Heads(NamedTuple):
@@ -135,7 +164,7 @@ def heads(clients: Clients, partitions: int) -> Heads:
         if first > 0:
             raise BelowHorizonError(partition, first)
         context = PartitionContext(partition)
-        why = "it has no genesis" if end else "it is empty"
+        why = "it has no genesis" if end else _EMPTY
         for record in bulk(clients, partition, first, end):
             if record.key != CONTROL_KEY:
                 continue
@@ -172,14 +201,45 @@ def check(clients: Clients) -> tuple[str, Topic, dict[int, Record]]:
     topic = describe(clients)
     if topic is None:
         raise LogOpenError(f"{name}: there is no such topic; nothing was created. `ctxlog init` creates a log.")
-    reasons = list(faults(settings(clients)))
+    reasons = list(map(str, faults(settings(clients))))
     if topic.leaderless:
         raise LogOpenError(
             f"{name}: no broker leads partition {', '.join(map(str, topic.leaderless))}; nothing was opened. Start the brokers."
         )
+    found = beginning(clients, topic)
+    if reasons or found.faults or found.genesis is None:
+        shown = "\n  ".join(reasons + found.faults)
+        kind = TopicChangedError if found.changed else GenesisError if found.without else LogOpenError
+        what = "it is not a log yet: run `ctxlog init`" if found.empty else "it cannot be used"
+        raise kind(f"{name}: {what}; nothing was changed.\n  {shown}")
+    return found.genesis.data["log_id"], topic, found.first
+
+
+class Beginning(NamedTuple):
+    """What a topic begins with, and whether that is one log.
+
+    Attributes:
+        genesis: Partition 0's; None where there is none.
+        first: The record at the beginning of each partition, where that is the genesis.
+        faults: Reasons not to use it.
+        without: Whether a partition has no genesis.
+        empty: Whether nothing was written anywhere that a log begins with: it waits for `ctxlog init`.
+        changed: Whether the topic is not the one that the log was made in, or has other partitions.
+    """
+
+    genesis: Control | None
+    first: dict[int, Record]
+    faults: list[str]
+    without: bool
+    empty: bool
+    changed: bool
+
+
+def beginning(clients: Clients, topic: Topic) -> Beginning:
+    """Look at what each partition begins with. Raises `BelowHorizonError` where that is not there any more."""
     found = heads(clients, topic.partitions)
-    reasons += [f"partition {partition}: {why}" for partition, why in found.why.items()]
     one = found.genesis.get(0)
+    reasons = [f"partition {partition}: {why}" for partition, why in found.why.items()]
     changed = False
     if one is not None:
         if one.data["partitions"] != topic.partitions:
@@ -197,12 +257,7 @@ def check(clients: Clients) -> tuple[str, Topic, dict[int, Record]]:
                 f"its id is {topic.topic_id}, and was {one.data['topic_id']} when the log was made: the topic was recreated. "
                 "Where it was restored on purpose, `ctxlog init --adopt` takes it over"
             )
-    if reasons or one is None:
-        shown = "\n  ".join(reasons)
-        kind = TopicChangedError if changed else GenesisError if found.why else LogOpenError
-        what = "it is not a log yet: run `ctxlog init`" if set(found.why.values()) == {"it is empty"} else "it cannot be used"
-        raise kind(f"{name}: {what}; nothing was changed.\n  {shown}")
-    return one.data["log_id"], topic, found.first
+    return Beginning(one, found.first, reasons, bool(found.why), set(found.why.values()) == {_EMPTY} and not changed, changed)
 
 
 def adopted(clients: Clients, one: Control, topic: Topic) -> bool:
@@ -236,7 +291,7 @@ def create(clients: Clients, partitions: int | None, *, adopt: bool = False) -> 
     topic = describe(clients)
     if topic is None:
         raise LogOpenError(f"{clients.location.name}: the topic was made and does not show; run `ctxlog init` again.")
-    reasons = list(faults(settings(clients)))
+    reasons = list(map(str, faults(settings(clients))))
     if reasons:
         raise LogOpenError(
             f"{clients.location.name}: the topic cannot hold a log; nothing was changed. Correct it with kafka-configs:\n  "
