@@ -14,7 +14,7 @@ from ctxlog.client.options import AppendOptions, Encoded, Writer
 from ctxlog.codec.avro import encode_event
 from ctxlog.core.arbitration import APPEND_EVENTS_MAX
 from ctxlog.errors import InvalidInputError, UndecodableError
-from ctxlog.model.events import Event, micros
+from ctxlog.model.events import ContextRead, Event, micros
 from ctxlog.model.ids import broken_rule, check_actor, check_id
 from ctxlog.model.state import NUMBER_MAX
 from ctxlog.uuids import uuid7
@@ -33,7 +33,9 @@ def batch_of(events: Event | Sequence[Event]) -> list[Event]:
 def encode(event: Event, meta: dict[str, Any], headers: Headers) -> Encoded:
     """Encode an event. Raises `InvalidInputError` where no reader could decode it."""
     try:
-        return Encoded(event.type_name, encode_event(event.type_name, meta, event.model_dump()), headers)
+        # What has no models inside is its own dictionary of members; a dump would only copy it.
+        payload = event.model_dump() if isinstance(event, ContextRead) else vars(event)
+        return Encoded(event.type_name, encode_event(event.type_name, meta, payload), headers)
     except UnicodeEncodeError:
         raise InvalidInputError("a text holds a lone surrogate, which UTF-8 cannot carry; nothing was appended") from None
     except UndecodableError as error:
