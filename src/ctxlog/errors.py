@@ -211,3 +211,19 @@ class ImportFailedError(CtxlogError):
         self.reason = reason
         self.place = place
         super().__init__(f"{place}: {reason}" if place else reason)
+
+
+class ViewsError(CtxlogError):
+    """A file of views cannot be used; the message says why."""
+
+
+class ViewsBusyError(ViewsError, RetriableError):
+    """Another projector writes the file."""
+
+
+class ViewsFullError(ViewsError, RetriableError):
+    """The disk of the views is full."""
+
+
+class ViewsOutdatedError(ViewsError):
+    """The file is of another version of the views, and is to be made anew."""

@@ -144,7 +144,7 @@ class Arbiter:
         """Accept or reject a complete append, against the state before it. The append's id is that of its first event."""
         if not all(map(self._holds, events)) or (len(events) > 1 and self._repeats(events)):
             for event in events:
-                self._decide(event.meta["event_id"], CONFLICT)
+                self.remember(event.meta["event_id"], CONFLICT)
             return Verdict((), tuple(Rejected(event.offset, "conflict", event, last.offset) for event in events))
         return Verdict(tuple([self._accept(event, last) for event in events]))
 
@@ -153,7 +153,7 @@ class Arbiter:
         meta = event.meta
         version = self.version = self.version + 1
         head = self.head = chain_next(self.head, event.digest)
-        self._decide(meta["event_id"], version)
+        self.remember(meta["event_id"], version)
         if meta["target"] is not None:
             self.targets[meta["target"]] = version
         return Accepted(version, event, last.offset, last.time, head)
@@ -181,14 +181,14 @@ class Arbiter:
     def _abandon(self, offset: int) -> tuple[Rejected, ...]:
         append_id = next(iter(self.open))
         opened = self.open.pop(append_id)
-        self._decide(append_id, ABANDONED)
+        self.remember(append_id, ABANDONED)
         held = [opened.held[index] for index in sorted(opened.held)]
         for event in held:
-            self._decide(event.meta["event_id"], ABANDONED)
+            self.remember(event.meta["event_id"], ABANDONED)
         return tuple(Rejected(event.offset, "abandoned", event, offset) for event in held)
 
-    def _decide(self, event_id: str, outcome: int) -> None:
-        """Remember an id; one that is remembered keeps its place and its outcome."""
+    def remember(self, event_id: str, outcome: int) -> None:
+        """Remember a decided id, as arbitration does and as whoever takes it up again; one that is remembered stays as it is."""
         if event_id in self.decided:
             return
         self.decided[event_id] = outcome

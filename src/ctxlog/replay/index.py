@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ctxlog.core.digests import prefixed, sha256
 from ctxlog.errors import CtxlogError
 from ctxlog.log.embedded.connections import Connections
 from ctxlog.log.embedded.file import result_code
 from ctxlog.log.protocol import Bounds, EventLog
+from ctxlog.log.resuming import digest_of, is_same
 from ctxlog.model.records import NewRecord, Origin, Placed, Record
 
 DIRECT_OFFSETS_MAX = 2_000
@@ -47,9 +47,6 @@ YIELD_SECONDS = 0.1
 
 FORMAT = 1
 """Of the file. One of another format is made anew."""
-
-BACK_SECONDS_MAX = 5.0
-"""How long a log may show less than the index has of it before it counts as another one."""
 
 OFFSET_BITS = 38
 """A row's id is its stream's number and its offset: 2^38 offsets a partition, 2^25 streams. Rows of a stream lie side by side."""
@@ -242,16 +239,9 @@ class IndexedLog:
     def _check(self, partition: int) -> None:
         """See that the log is still the one that was read; begin again where it is not."""
         done = self._progress(partition)
-        if done.next_offset == 0:
-            return
-        end = self.log.bounds(partition).end
-        if end < done.next_offset:
-            # A leader that has just been elected may show less than the last one did, for a moment.
-            end = self.log.wait(partition, done.next_offset - 1, BACK_SECONDS_MAX)
-        last = done.last_offset
-        found = next(self.log.read(partition, last, last + 1), None) if last >= 0 else None
-        same = last < 0 or (found is not None and _digest(found) == done.last_digest)
-        if not same or done.next_offset > end:
+        if not is_same(
+            self.log, partition, next_offset=done.next_offset, last_offset=done.last_offset, last_digest=done.last_digest
+        ):
             with self._connections.writing() as connection:
                 connection.executescript(_TABLES)
             self._trusted.clear()
@@ -302,7 +292,7 @@ class IndexedLog:
             next_offset,
             done.records + len(batch),
             last.offset if last else done.last_offset,
-            _digest(last) if last else done.last_digest,
+            digest_of(last) if last else done.last_digest,
         )
         with self._connections.writing() as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -393,8 +383,3 @@ def _checksum(
 ) -> int:
     head = b"%d %d %d %d %d %b %b" % (partition, offset, before, recorded_at, value is None, key, (origin or "").encode())
     return zlib.crc32(value or b"", zlib.crc32(head))
-
-
-def _digest(record: Record) -> bytes:
-    times = f"{record.offset} {record.recorded_at} {record.origin or ''}".encode()
-    return sha256(prefixed(record.key) + prefixed(record.value) + times).digest()

@@ -1,0 +1,328 @@
+"""The file that a projector owns: rows, progress, and what is needed to go on, in one transaction a batch.
+
+DuckDB lets one process write a file or many read it. This one is written, by one process; what others read are copies of it
+(`publish.py`). Opening or copying it by its path inside the process that owns it would drop DuckDB's lock, so nobody does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+
+from ctxlog.core.arbitration import RULES
+from ctxlog.core.evolve import FOLD_VERSION
+from ctxlog.errors import ViewsBusyError, ViewsError, ViewsFullError, ViewsOutdatedError
+from ctxlog.model.records import Record
+from ctxlog.projection import tables
+from ctxlog.projection.rows import Batch
+from ctxlog.projection.streams import DecidedRow, Stream
+from ctxlog.projection.views import VIEWS
+
+if TYPE_CHECKING:
+    import duckdb
+
+STORAGE_VERSION = "v1.5.0"
+"""Of the file, so that tools built on DuckDB 1.5 read it."""
+
+MEMORY = "300MB"
+"""What DuckDB may take. Batches are small; a larger cache would only hold what nobody reads here."""
+
+_RECALLED = (
+    "stream_id", "record_offset", "type", "outcome", "version", "anomaly", "event_id", "scope", "target", "append_id",
+    "role", "name", "tool_call_id", "message_id", "key", "call_id", "idempotency_key", "source_id", "failed",
+    "parent_stream_id", "parent_version", "parent_chain_head",
+)  # fmt: skip
+"""Columns by which the fold of a stream is taken up again. (Texts it does not look at, but for those below.)"""
+
+
+class Progress(NamedTuple):
+    """How far a partition was projected.
+
+    Attributes:
+        next_offset: Everything below it is in the file.
+        last_offset, last_digest: The last record below it, and its digest, by which another log is told from this one; -1 and
+            nothing where there is none.
+    """
+
+    next_offset: int = 0
+    last_offset: int = -1
+    last_digest: bytes = b""
+
+
+class Step(NamedTuple):
+    """What one transaction adds to a partition's progress.
+
+    Attributes:
+        progress: What it is then.
+        end_offset: Where the partition ended when its records were read.
+        last_at: Time of the last record, ms since 1970 UTC; None where there is none.
+    """
+
+    progress: Progress
+    end_offset: int
+    last_at: int | None
+
+
+class ViewStore:
+    """A view file, opened by the process that owns it.
+
+    Args:
+        path: The file; made where there is none.
+        log_id: The log that it is about.
+        partitions: Of the log.
+
+    Raises:
+        ViewsBusyError: Another process owns it.
+        ViewsOutdatedError: It is of another version of the views, or of another log: it is to be made anew.
+        ViewsError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path, log_id: str, partitions: int) -> None:
+        self.path = path.absolute()
+        self.log_id = log_id
+        self.partitions = partitions
+        self.connection = self._open()
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        import duckdb
+
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": "2", "preserve_insertion_order": "true"})
+            connection.execute(f"ATTACH {quoted(str(self.path))} AS views (STORAGE_VERSION '{STORAGE_VERSION}')")
+        except (duckdb.Error, OSError) as error:
+            raise self.failure(error) from error
+        try:
+            connection.execute("USE views")
+            known = connection.execute("SELECT 1 FROM duckdb_tables() WHERE database_name = 'views' AND table_name = 'file'")
+            if known.fetchone() is None:
+                self._create(connection)
+            self._check(connection)
+        except duckdb.Error as error:
+            connection.close()
+            raise self.failure(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _create(self, connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute("BEGIN")
+        connection.execute(tables.TABLES)
+        connection.execute(
+            "INSERT INTO projection.file VALUES (?, ?, ?, ?, ?)",
+            (self.log_id, self.partitions, RULES, FOLD_VERSION, tables.VIEW_VERSION),
+        )
+        connection.execute(VIEWS)
+        connection.execute("COMMIT")
+
+    def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
+        found = connection.execute("SELECT * FROM projection.file").fetchone()
+        expected = (self.log_id, self.partitions, RULES, FOLD_VERSION, tables.VIEW_VERSION)
+        if found is not None and found[:2] != expected[:2]:
+            raise ViewsError(
+                f"{self.path}: these are views of log {found[0]} ({found[1]} partitions), this is log {self.log_id} "
+                f"({self.partitions}); nothing was changed. Name another folder, or delete them."
+            )
+        if found != expected:
+            raise ViewsOutdatedError(
+                f"{self.path}: the views are of version {found}, this release makes {expected}; nothing was changed. "
+                "They are made anew: `ctxlog projector rebuild`."
+            )
+
+    def progress(self) -> dict[int, Progress]:
+        """How far each partition is."""
+        rows = self._all("SELECT partition, next_offset, last_offset, last_digest FROM projection.progress")
+        return {
+            partition: Progress(next_offset, last_offset, last_digest)
+            for partition, next_offset, last_offset, last_digest in rows
+        }
+
+    def controls(self, partition: int) -> list[Record]:
+        """The control records of a partition, in their order."""
+        rows = self._all(
+            "SELECT record_offset, recorded_at, key, value FROM projection.controls WHERE partition = ? ORDER BY record_offset",
+            (partition,),
+        )
+        return [Record(partition, offset, recorded_at, key, value) for offset, recorded_at, key, value in rows]
+
+    def load(self, partition: int, stream_ids: Sequence[str]) -> tuple[list[Stream], dict[str, list[tuple[str, int, int]]]]:
+        """Streams that are there, as they were after the last transaction, without what their open appends hold.
+
+        Returns:
+            The streams, and by stream their held records: append id, count and offset, oldest append first.
+        """
+        if not stream_ids:
+            return [], {}
+        wanted = pa.table({"stream_id": pa.array(stream_ids, pa.string())})
+        self.connection.register("wanted", wanted)
+        try:
+            found = self._all(
+                "SELECT s.stream_id, s.agent_id, s.version, s.chain_head, s.records, s.rejected, s.bytes, epoch_us(s.first_at), "
+                "epoch_us(s.last_at), s.effect_offset, epoch_us(s.effect_at), s.newer, s.open FROM streams s "
+                "SEMI JOIN wanted USING (stream_id) WHERE s.partition = ?",
+                (partition,),
+            )
+            if not found:
+                return [], {}
+            decided = self._decided(partition)
+            held = self._held(partition) if any(row[12] for row in found) else {}
+        finally:
+            self.connection.unregister("wanted")
+        streams = []
+        for stream_id, agent_id, _, head, records, rejected, size, first_at, last_at, effect, effect_at, newer, _ in found:
+            stream = Stream(stream_id, partition)
+            stream.agent_id, stream.newer = agent_id, newer
+            stream.recall(decided.get(stream_id, ()), bytes.fromhex(head))
+            stream.records, stream.rejected, stream.bytes = records, rejected, size
+            stream.first_at, stream.last_at, stream.effect_offset, stream.effect_at = first_at, last_at, effect, effect_at
+            streams.append(stream)
+        return streams, held
+
+    def _decided(self, partition: int) -> dict[str, list[DecidedRow]]:
+        """The decided rows of the wanted streams, in the order in which they were decided."""
+        rows = self._all(
+            f"SELECT {', '.join('e.' + column for column in _RECALLED)}, "  # noqa: S608 - names of columns
+            "CASE WHEN idempotency_key IS NOT NULL THEN arguments ELSE '' END, epoch_us(lease_expires_at) FROM events e "
+            "SEMI JOIN wanted USING (stream_id) WHERE partition = ? AND outcome IN ('accepted', 'conflict', 'abandoned') "
+            "ORDER BY stream_id, decided_offset, append_index NULLS FIRST, record_offset",
+            (partition,),
+        )
+        found: dict[str, list[DecidedRow]] = {}
+        for row in rows:
+            named = dict(zip((*_RECALLED, "arguments", "lease_expires_at"), row, strict=True))
+            group = None if named["append_id"] is None else {"id": named["append_id"]}
+            meta = {
+                "event_id": named["event_id"], "agent_id": None, "target": named["target"], "scope": named["scope"],
+                "append": group, "occurred_at": None,
+            }  # fmt: skip
+            payload = {**named, "content": None, "parts": None, "value": "", **dict.fromkeys(_NOT_LOOKED_AT)}
+            row_of = DecidedRow(
+                named["record_offset"], named["type"], named["outcome"], named["version"], named["anomaly"], meta, payload
+            )
+            found.setdefault(named["stream_id"], []).append(row_of)
+        return found
+
+    def _held(self, partition: int) -> dict[str, list[tuple[str, int, int]]]:
+        rows = self._all(
+            "SELECT stream_id, append_id, append_count, record_offset FROM events SEMI JOIN wanted USING (stream_id) "
+            "WHERE partition = ? AND outcome = 'open' ORDER BY stream_id, record_offset",
+            (partition,),
+        )
+        found: dict[str, list[tuple[str, int, int]]] = {}
+        for stream_id, append_id, append_count, offset in rows:
+            found.setdefault(stream_id, []).append((append_id, append_count, offset))
+        return found
+
+    def commit(self, batch: Batch, steps: Mapping[int, Step], applied_at: datetime) -> None:
+        """Keep a batch and the progress that it makes: all of it, or nothing.
+
+        Args:
+            batch: The rows.
+            steps: By partition.
+            applied_at: Now, without a zone, UTC.
+
+        Raises:
+            ViewsFullError: The disk is full; the file must be opened again.
+            ViewsError: It cannot be written; likewise.
+        """
+        import duckdb
+
+        try:
+            self.connection.execute("BEGIN")
+            self._write(batch, steps, applied_at)
+            self.connection.execute("COMMIT")
+        except (duckdb.Error, OSError) as error:
+            with contextlib.suppress(duckdb.Error):
+                self.connection.execute("ROLLBACK")
+            raise self.failure(error) from error
+        except BaseException:  # Ctrl-C
+            with contextlib.suppress(duckdb.Error):
+                self.connection.execute("ROLLBACK")
+            raise
+
+    def _write(self, batch: Batch, steps: Mapping[int, Step], applied_at: datetime) -> None:
+        for type_name, rows in batch.rows.items():
+            if type_name is None:
+                schema = tables.UNDECODABLE
+            elif type_name.startswith(tables.CONTROL_TYPE):
+                schema = tables.CONTROL_SCHEMA
+            else:
+                schema = tables.event_schema(type_name)
+            self._insert("INSERT INTO events BY NAME SELECT *, ? AS type FROM batch", rows, schema, (type_name,))
+        if batch.decided:
+            self._insert(
+                "UPDATE events SET outcome = b.outcome, version = b.version, chain_head = b.chain_head, "
+                "decided_offset = b.decided_offset, decided_at = b.decided_at, anomaly = b.anomaly FROM batch b "
+                "WHERE events.partition = b.partition AND events.record_offset = b.record_offset",
+                batch.decided,
+                tables.DECIDED,
+            )
+        if batch.streams:
+            rows = [stream.row() for stream in batch.streams.values()]
+            self._insert(
+                "DELETE FROM streams USING batch b WHERE streams.stream_id = b.stream_id AND streams.partition = b.partition",
+                rows,
+                tables.STREAMS,
+            )
+            self._insert("INSERT INTO streams BY NAME SELECT * FROM batch", rows, tables.STREAMS)
+        for record in batch.controls:
+            self.connection.execute(
+                "INSERT INTO projection.controls VALUES (?, ?, ?, ?, ?)",
+                (record.partition, record.offset, record.recorded_at, record.key, record.value),
+            )
+        # Rows before the progress row, which says that they are there.
+        for partition, step in steps.items():
+            self.connection.execute("DELETE FROM projection.progress WHERE partition = ?", (partition,))
+            self.connection.execute(
+                "INSERT INTO projection.progress VALUES (?, ?, ?, ?, ?, make_timestamp(?), ?)",
+                (partition, *step.progress, step.end_offset, None if step.last_at is None else step.last_at * 1000, applied_at),
+            )
+
+    def _insert(self, statement: str, rows: Sequence[tables.Row], schema: pa.Schema, values: Sequence[Any] = ()) -> None:
+        columns = zip(*rows, strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        self.connection.register("batch", pa.Table.from_arrays(arrays, schema=schema))
+        try:
+            self.connection.execute(statement, list(values))
+        finally:
+            self.connection.unregister("batch")
+
+    def _all(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
+        import duckdb
+
+        try:
+            return self.connection.execute(statement, list(values)).fetchall()
+        except duckdb.Error as error:
+            raise self.failure(error) from error
+
+    def close(self) -> None:
+        """Let go of the file; another process may own it then."""
+        self.connection.close()
+
+    def failure(self, error: Exception) -> ViewsError:
+        """What an error of DuckDB means, without any of the data."""
+        text = str(error)
+        if "lock on file" in text:
+            return ViewsBusyError(
+                f"{self.path}: another projector writes these views; nothing was changed. Stop it, or give this one a name "
+                "of its own (--instance)."
+            )
+        if "No space left" in text or "disk full" in text.lower() or getattr(error, "errno", None) == 28:
+            return ViewsFullError(f"{self.path}: the disk is full; nothing of the batch was kept. Make room.")
+        # Other errors may quote what is stored.
+        said = f": {text.splitlines()[0][:200]}" if isinstance(error, OSError) or "IO Error" in text[:40] else ""
+        return ViewsError(f"{self.path}: the views cannot be used ({type(error).__name__}{said}); nothing was changed.")
+
+
+_NOT_LOOKED_AT = ("valid_from", "valid_to", "expires_at", "reason", "data")
+
+
+def quoted(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"

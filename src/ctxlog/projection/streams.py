@@ -1,0 +1,191 @@
+"""The streams that a projector is at: what arbitration and fold need to go on, in bounded memory.
+
+Texts are let go of as soon as they stand in a row: the fold looks at ids, keys and conditions, never at what a message says. A
+stream that was let go of is made again from its rows, by the same code that made them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ctxlog.core.arbitration import ABANDONED, CONFLICT, Arbiter
+from ctxlog.core.evolve import Evolving
+from ctxlog.errors import NewerEventError
+from ctxlog.model.records import Accepted, EventRecord
+
+IDS_MAX = 1_000_000
+"""Ids that all streams in memory hold together; some 300 bytes each."""
+
+IN_PARENT = "in_parent"
+"""Why an event of a fork has no effect on what the fork itself holds: it is about something of its parent's."""
+
+_UNKNOWN = frozenset({"message_unknown", "fact_unknown", "call_unknown"})
+
+
+class DecidedRow(NamedTuple):
+    """What a row of `events` says of an event that was decided; texts are left out.
+
+    `payload` has the members that the fold looks at.
+    """
+
+    record_offset: int
+    type: str
+    outcome: str
+    version: int | None
+    anomaly: str | None
+    meta: dict[str, Any]
+    payload: dict[str, Any]
+
+
+class Stream:
+    """One stream, as far as it was projected.
+
+    Attributes:
+        arbiter: Which records count.
+        evolving: What they amount to, without texts.
+        records, rejected, bytes: Numbers of its records, of those that do not count, and of bytes of keys and values.
+        first_at, last_at: Times of its first and last record, ms since 1970 UTC; None where there is no such time.
+        effect_offset, effect_at: The record at which its version took effect; -1 and None at version 0.
+        agent_id: Who owns it, as its first accepted event says.
+        newer: The first event type of a newer release; None where there is none.
+    """
+
+    __slots__ = (
+        "agent_id", "arbiter", "bytes", "effect_at", "effect_offset", "evolving", "first_at", "last_at", "newer", "partition",
+        "records", "rejected",
+    )  # fmt: skip
+
+    def __init__(self, stream_id: str, partition: int) -> None:
+        self.arbiter = Arbiter(stream_id)
+        self.evolving = Evolving(stream_id)
+        self.partition = partition
+        self.records = self.rejected = self.bytes = 0
+        self.first_at: int | None = None
+        self.last_at: int | None = None
+        self.effect_offset = -1
+        self.effect_at: int | None = None
+        self.agent_id: str | None = None
+        self.newer: str | None = None
+
+    def apply(self, accepted: Accepted) -> str | None:
+        """Let an accepted event take effect; why it has none, or None."""
+        if accepted.version == 1:
+            self.agent_id = accepted.event.meta["agent_id"]
+        evolving = self.evolving
+        try:
+            evolving.apply(accepted)
+        except NewerEventError:
+            self.newer = self.newer or accepted.event.type
+            return None
+        if evolving.anomalies:
+            reason = evolving.anomalies.pop().reason
+            return IN_PARENT if evolving.parent is not None and reason in _UNKNOWN else reason
+        match accepted.event.type:
+            case "ctxlog.MessageAppended":
+                self._forget_text()
+            case "ctxlog.ToolReturned":
+                self._forget_text()
+                self._forget_call(accepted.event.payload["call_id"])
+            case "ctxlog.ToolCalled":
+                self._forget_call(accepted.event.payload["call_id"])
+            case "ctxlog.FactSet":
+                key = accepted.event.payload["key"]
+                evolving.facts[key] = evolving.facts[key]._replace(value="")
+            case _:
+                pass
+        return None
+
+    def _forget_text(self) -> None:
+        message = self.evolving.messages[-1]
+        self.evolving.messages[-1] = message._replace(content=None, parts=None)
+
+    def _forget_call(self, call_id: str) -> None:
+        call = self.evolving.tool_calls[call_id]
+        # What a call was called with decides whether it may be taken over, where it has a key.
+        arguments = call.arguments if call.idempotency_key is not None else ""
+        self.evolving.tool_calls[call_id] = call._replace(arguments=arguments, result=None, result_parts=None)
+
+    def recall(self, rows: Iterable[DecidedRow], head: bytes) -> None:
+        """Go through decided rows again, in the order in which they were decided; `head` is the chain head after the last."""
+        arbiter, agent_id, newer = self.arbiter, self.agent_id, self.newer
+        for row in rows:
+            event_id = row.meta["event_id"]
+            if row.outcome != "accepted" or row.version is None:
+                if row.outcome == "abandoned":
+                    arbiter.remember(row.meta["append"]["id"], ABANDONED)
+                arbiter.remember(event_id, CONFLICT if row.outcome == "conflict" else ABANDONED)
+                continue
+            arbiter.remember(event_id, row.version)
+            arbiter.version = row.version
+            if row.meta["target"] is not None:
+                arbiter.targets[row.meta["target"]] = row.version
+            if row.anomaly is None:
+                event = EventRecord(self.partition, row.record_offset, 0, row.type, row.meta, row.payload, b"", 0, True)
+                self.apply(Accepted(row.version, event, 0, 0, b""))
+        arbiter.head, self.agent_id, self.newer = head, agent_id, newer
+
+    @property
+    def weight(self) -> int:
+        """About how many ids it holds."""
+        evolving = self.evolving
+        return len(self.arbiter.decided) + len(evolving.messages) + len(evolving.facts) + len(evolving.tool_calls) + 10
+
+    def row(self) -> list[Any]:
+        """Its row in `streams`."""
+        parent, arbiter = self.evolving.parent, self.arbiter
+        return [
+            arbiter.stream_id,
+            self.partition,
+            self.agent_id,
+            arbiter.version,
+            arbiter.head.hex(),
+            self.records,
+            self.rejected,
+            sum(len(opened.held) for opened in arbiter.open.values()),
+            self.bytes,
+            self.first_at,
+            self.last_at,
+            self.effect_offset,
+            self.effect_at,
+            self.evolving.closed,
+            None if parent is None else parent.stream_id,
+            None if parent is None else parent.version,
+            None if parent is None else parent.chain_head,
+            self.newer,
+        ]
+
+
+class Residents:
+    """The streams in memory, those that were used last."""
+
+    def __init__(self, ids_max: int = IDS_MAX) -> None:
+        self._ids_max = ids_max
+        self._streams: OrderedDict[tuple[int, str], tuple[Stream, int]] = OrderedDict()
+        self._ids = 0
+
+    def get(self, partition: int, stream_id: str) -> Stream | None:
+        """A stream that is there, used just now."""
+        found = self._streams.get((partition, stream_id))
+        if found is None:
+            return None
+        self._streams.move_to_end((partition, stream_id))
+        return found[0]
+
+    def put(self, streams: Sequence[Stream]) -> None:
+        """Keep streams as they are now, and let go of those that were not used for longest."""
+        for stream in streams:
+            place = stream.partition, stream.arbiter.stream_id
+            before = self._streams.pop(place, None)
+            weight = stream.weight
+            self._ids += weight - (before[1] if before else 0)
+            self._streams[place] = stream, weight
+        while self._ids > self._ids_max and len(self._streams) > 1:
+            _, (_, weight) = self._streams.popitem(last=False)
+            self._ids -= weight
+
+    def clear(self, partition: int | None = None) -> None:
+        """Let go of all, or of those of one partition."""
+        for place in [place for place in self._streams if partition in (None, place[0])]:
+            self._ids -= self._streams.pop(place)[1]

@@ -1,0 +1,88 @@
+"""The views say what every other reader says: rows against the oracle's decisions, states against the oracle's states."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracle
+from ctxlog.core.digests import state_digest
+from ctxlog.core.partitioner import partition_of
+from ctxlog.projection import projector as module
+from ctxlog.projection.projector import Projector
+from ctxlog.projection.states import state_of
+from ctxlog.projection.streams import Residents
+from unit.test_core_against_oracle import Play, plays
+
+
+def project(play: Play, path: Path, dice: random.Random | None = None) -> Projector:
+    """All of a log; with dice in many small batches, with restarts and hardly any memory."""
+    if dice is None:
+        projector = Projector(play.log, path)
+        projector.run_once()
+        return projector
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BATCH_RECORDS", dice.choice((1, 2, 7)))
+        patch.setattr(module, "Residents", lambda: Residents(dice.choice((1, 30))))
+        projector = Projector(play.log, path)
+        ends = {partition: play.log.bounds(partition).end for partition in projector.partitions}
+        while projector.step(ends):
+            if dice.random() < 0.15:
+                projector.close()
+                projector = Projector(play.log, path)
+            elif dice.random() < 0.1:
+                projector.restart()
+    return projector
+
+
+def contents(projector: Projector) -> dict[str, list[Any]]:
+    """Everything that people see, in an order of its own, without what depends on the clock."""
+    connection = projector.store.connection
+    names = ("events", "streams", "messages", "facts", "fact_history", "tool_calls", "decisions", "reads", "contexts", "agents")
+    found = {name: sorted(map(repr, connection.execute(f"FROM {name}").fetchall())) for name in names}
+    found["progress"] = sorted(
+        connection.execute("SELECT * EXCLUDE (applied_at, end_offset) FROM projection.progress").fetchall()
+    )
+    return found
+
+
+@settings(max_examples=20)
+@given(play=plays(), seed=st.integers(0, 2**32))
+def test_rows_and_states_are_those_of_the_oracle(play: Play, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("views")
+    projector = project(play, folder / "views.duckdb", random.Random(seed))
+    connection = projector.store.connection
+    for stream_id, told in play.told.items():
+        judged = oracle.arbitrate(stream_id, told)
+        partition = partition_of(stream_id.encode(), play.log.partitions)
+        rows = connection.execute(
+            "SELECT record_offset, outcome, version, chain_head FROM events WHERE stream_id = ? AND partition = ?",
+            [stream_id, partition],
+        ).fetchall()
+        found = {offset: (outcome.replace("open", "held"), version) for offset, outcome, version, _ in rows}
+        assert found == judged.decisions
+        assert {version: head for *_, version, head in rows if version} == dict(enumerate(judged.heads[1:], 1))
+        state = state_of(connection, stream_id)
+        assert state is not None
+        expected, _ = oracle.fold(stream_id, judged.accepted)
+        if expected["parent"] is None:
+            assert state.to_dict() == expected
+            assert state_digest(state.to_dict()) == oracle.state_digest(expected)
+    projector.close()
+
+
+@settings(max_examples=20)
+@given(play=plays(), seed=st.integers(0, 2**32))
+def test_views_do_not_depend_on_batches_restarts_and_memory(
+    play: Play, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("views")
+    whole, pieces = project(play, folder / "a.duckdb"), project(play, folder / "b.duckdb", random.Random(seed))
+    assert contents(whole) == contents(pieces)
+    whole.close()
+    pieces.close()
