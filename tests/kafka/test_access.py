@@ -32,6 +32,7 @@ from confluent_kafka.admin import (
     ConfigEntry,
     ConfigResource,
     NewPartitions,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -232,6 +233,7 @@ def forbidden(user: User) -> Iterator[str]:
         "alter": lambda: admin.incremental_alter_configs([resource]),
         "partitions": lambda: admin.create_partitions([NewPartitions(topic, 20)]),
         "delete": lambda: admin.delete_topics([topic]),
+        "create": lambda: admin.create_topics([NewTopic(f"{topic}-more", 1, 1)]),
         "delete records": lambda: admin.delete_records([TopicPartition(topic, 0, 1)]),
     }
     for name, attempt in tries.items():
@@ -247,7 +249,7 @@ def test_init_makes_completes_and_adopts_a_log_with_its_acls(people: Users) -> N
     assert "created" in user.run("init", "--partitions", "2")
     assert "exists" in user.run("init")
     assert "exists" in user.run("init", "--adopt")
-    assert len(list(forbidden(user))) == 4
+    assert len(list(forbidden(user))) == 5
     assert "not allow" in refused(StorageError, lambda: KafkaLog.create(user.url("another-topic")))
 
 
@@ -296,7 +298,7 @@ def test_a_writer_needs_each_of_its_acls(made: Users, missing: str) -> None:
 
 def test_a_writer_makes_changes_and_deletes_no_topic(made: Users) -> None:
     user = made.add("writer")
-    assert list(forbidden(user)) == ["alter", "partitions", "delete", "delete records"]
+    assert list(forbidden(user)) == ["alter", "partitions", "delete", "create", "delete records"]
     assert "not allow" in refused(StorageError, lambda: KafkaLog.create(user.url("another-topic")))
     with ContextLog.open(user.url()) as log:
         assert log.context("agent/a").version == 1
@@ -335,7 +337,7 @@ def test_a_reader_appends_nothing_and_is_told_what_it_lacks(made: Users) -> None
         assert log.context("agent/a").version == 1
     assert "may not write to the topic" in user.run("append", "agent/a", "--message", "user", "no", code=1)
     assert "may not write" in user.run("import", str(chats(made.folder)), code=1)
-    assert len(list(forbidden(user))) == 4
+    assert len(list(forbidden(user))) == 5
     assert ends(made) == before
 
 
