@@ -9,21 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
-    AclBinding,
     AclBindingFilter,
     AclOperation,
     AclPermissionType,
@@ -32,11 +27,9 @@ from confluent_kafka.admin import (
     ConfigEntry,
     ConfigResource,
     NewPartitions,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialUpsertion,
 )
 
 import brokers
@@ -49,32 +42,7 @@ from ctxlog.log.kafka.clients import Clients
 from ctxlog.model.events import FactSet
 from ctxlog.model.records import NewRecord
 from ctxlog.replay.copying import copy_log
-
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "kafka-access.md").read_text("utf-8")
-SECRET = "hunter2"
-"""Part of each password."""
-
-PROGRAM = Path(sys.executable).with_name("ctxlog")
-
-
-class Acl(NamedTuple):
-    """Some operations on one resource."""
-
-    kind: str
-    prefix: bool
-    operations: frozenset[str]
-
-
-def table() -> dict[str, set[Acl]]:
-    """The page's table of ACLs, by who has them."""
-    found: dict[str, set[Acl]] = {}
-    for who, kind, name, star, operations in re.findall(r"^\| (\w+) \| (\w+) `([\w.]+?)(\*?)` \| (.+) \|$", PAGE, re.M):
-        assert name == ("ctxlog" if star else "ctxlog.events")
-        found.setdefault(who, set()).add(Acl(kind, bool(star), frozenset(re.findall(r"`(\w+)`", operations))))
-    return found
-
-
-ACLS = table()
+from kafka_users import ACLS, PAGE, SECRET, Acl, User, Users
 
 
 def test_the_page_names_each_kind_of_user_and_its_commands_give_the_same_acls() -> None:
@@ -100,94 +68,6 @@ def test_the_properties_that_the_page_shows_are_known_to_the_client() -> None:
         except KafkaException as error:  # A file that is not here is another matter.
             known = "No such configuration property" not in error.args[0].str()
         assert known == (name != "no.such.property"), name
-
-
-class Users:
-    """Users of one broker, each with the ACLs of a kind of user or with other ones, on a topic."""
-
-    def __init__(self, cluster: brokers.Cluster, folder: Path) -> None:
-        self.cluster, self.folder = cluster, folder
-        self.admin = AdminClient(cluster.client())
-        self.topic = f"access-{time.time_ns()}"
-        self._numbers = count()
-
-    def add(self, who: str, *, acls: set[Acl] | None = None, topic: str | None = None) -> User:
-        name = f"{who}-{time.time_ns()}-{next(self._numbers)}"
-        password = f"{SECRET}-{name}"
-        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
-        change = UserScramCredentialUpsertion(name, info, password.encode())
-        self.admin.alter_user_scram_credentials([change])[name].result()
-        user = User(self, name, password)
-        for acl in ACLS[who] if acls is None else acls:
-            self.allow(user, acl, topic or self.topic)
-        user.wait_until_known()
-        return user
-
-    def allow(self, user: User, acl: Acl, topic: str) -> None:
-        pattern = ResourcePatternType.PREFIXED if acl.prefix else ResourcePatternType.LITERAL
-        kind, name = ResourceType[acl.kind.upper()], "ctxlog" if acl.kind == "Group" else topic
-        bindings = [
-            AclBinding(kind, name, pattern, f"User:{user.name}", "*", operation_of(one), AclPermissionType.ALLOW)
-            for one in acl.operations
-        ]
-        for future in self.admin.create_acls(bindings).values():
-            future.result()
-        mine = AclBindingFilter(
-            kind, name, pattern, f"User:{user.name}", None, AclOperation.ANY, AclPermissionType.ANY
-        )  # fmt: skip
-        deadline = time.monotonic() + 30  # The broker hears of them a little later than the controller.
-        while len(self.admin.describe_acls(mine).result()) < len(bindings):
-            assert time.monotonic() < deadline
-
-
-def operation_of(name: str) -> AclOperation:
-    return AclOperation[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()]
-
-
-class User:
-    """A user with a file of properties."""
-
-    def __init__(self, users: Users, name: str, password: str) -> None:
-        self.users, self.name, self.password = users, name, password
-        self.file = users.folder / f"{name}.properties"
-        self.write()
-
-    def write(self, password: str | None = None, *more: str) -> None:
-        settings = self.users.cluster.client(self.name, password or self.password)
-        del settings["bootstrap.servers"]
-        self.file.write_text("\n".join([f"{name}={value}" for name, value in settings.items()] + list(more)), "utf-8")
-
-    def url(self, topic: str | None = None) -> str:
-        return f"kafka://{self.users.cluster.bootstrap}?topic={topic or self.users.topic}&properties={self.file}"
-
-    @property
-    def settings(self) -> dict[str, str]:
-        return self.users.cluster.client(self.name, self.password)
-
-    def wait_until_known(self) -> None:
-        """Until the brokers know user and ACLs, which came in one after the other."""
-        admin = AdminClient({**self.settings, "log_level": "0"})
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                admin.list_topics(timeout=1)
-                return
-            except KafkaException:
-                assert time.monotonic() < deadline
-
-    def run(self, *arguments: str, code: int = 0) -> str:
-        """Run `ctxlog`; what it shows."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CTXLOG")}
-        environment |= {"CTXLOG_URL": self.url(), "COLUMNS": "200", "NO_COLOR": "1"}
-        done = subprocess.run(
-            [PROGRAM, *arguments], cwd=self.users.folder, env=environment, stdin=subprocess.DEVNULL, text=True, timeout=120,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        assert done.returncode == code, f"ctxlog {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}"
-        assert SECRET not in done.stdout
-        assert "Traceback" not in done.stdout
-        assert "fault in ctxlog" not in done.stdout
-        return done.stdout
 
 
 @pytest.fixture
@@ -232,6 +112,7 @@ def forbidden(user: User) -> Iterator[str]:
         "alter": lambda: admin.incremental_alter_configs([resource]),
         "partitions": lambda: admin.create_partitions([NewPartitions(topic, 20)]),
         "delete": lambda: admin.delete_topics([topic]),
+        "create": lambda: admin.create_topics([NewTopic(f"{topic}-more", 1, 1)]),
         "delete records": lambda: admin.delete_records([TopicPartition(topic, 0, 1)]),
     }
     for name, attempt in tries.items():
@@ -247,7 +128,7 @@ def test_init_makes_completes_and_adopts_a_log_with_its_acls(people: Users) -> N
     assert "created" in user.run("init", "--partitions", "2")
     assert "exists" in user.run("init")
     assert "exists" in user.run("init", "--adopt")
-    assert len(list(forbidden(user))) == 4
+    assert len(list(forbidden(user))) == 5
     assert "not allow" in refused(StorageError, lambda: KafkaLog.create(user.url("another-topic")))
 
 
@@ -296,7 +177,7 @@ def test_a_writer_needs_each_of_its_acls(made: Users, missing: str) -> None:
 
 def test_a_writer_makes_changes_and_deletes_no_topic(made: Users) -> None:
     user = made.add("writer")
-    assert list(forbidden(user)) == ["alter", "partitions", "delete", "delete records"]
+    assert list(forbidden(user)) == ["alter", "partitions", "delete", "create", "delete records"]
     assert "not allow" in refused(StorageError, lambda: KafkaLog.create(user.url("another-topic")))
     with ContextLog.open(user.url()) as log:
         assert log.context("agent/a").version == 1
@@ -335,7 +216,7 @@ def test_a_reader_appends_nothing_and_is_told_what_it_lacks(made: Users) -> None
         assert log.context("agent/a").version == 1
     assert "may not write to the topic" in user.run("append", "agent/a", "--message", "user", "no", code=1)
     assert "may not write" in user.run("import", str(chats(made.folder)), code=1)
-    assert len(list(forbidden(user))) == 4
+    assert len(list(forbidden(user))) == 5
     assert ends(made) == before
 
 

@@ -149,15 +149,14 @@ class _Copy:
 
     def _take(self, context: PartitionContext, record: Record) -> None:
         """Copy one record of the source, unless it is the log's own, stays behind, or is there already."""
-        if record.key is None or record.value is None or record.key == CONTROL_KEY:
-            self.undecodable += record.key != CONTROL_KEY
+        if record.key == CONTROL_KEY:
             return
         event = context.decode(record)
-        if isinstance(event, Rejected):
-            if event.reason == "undecodable":
-                self.undecodable += 1
-            else:
+        if isinstance(event, Rejected) or record.key is None or record.value is None:
+            if isinstance(event, Rejected) and event.reason == "misplaced":
                 self.misplaced += 1
+            else:
+                self.undecodable += 1
             return
         partition = partition_of(record.key, self.target.partitions)
         pair = (partition, context.partition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from ctxlog.model.records import ORIGIN_HEADER, NewRecord, Origin, Record
@@ -10,9 +11,18 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 
+_headers = methodcaller("headers")
+"""Not `message.headers()`: where a name is not UTF-8, the binding returns a broken list with the error pending. Python's own call
+sees that and raises `SystemError`; the bytecode of a call that has run some times does not look, and reading the list ends the
+process. (confluent-kafka 2.16.0)"""
+
+
 def record_of(message: Message) -> Record:
     """The record that a message is, byte for byte."""
-    headers: Any = message.headers()
+    try:
+        headers = _headers(message)
+    except (SystemError, UnicodeDecodeError):  # Somebody's headers, which say nothing to anybody, an origin among them too.
+        headers = None
     partition: Any = message.partition()
     offset: Any = message.offset()
     key: Any = message.key()
