@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 
-import brokers
-import registry as real
-from conftest import no_broker
 from ctxlog import ContextLog
 from ctxlog.codec.framing import confluent_prefix
 from ctxlog.codec.schemas import Schema, shipped
@@ -24,18 +21,6 @@ from ctxlog.log.kafka.registry import LEVEL, Registry
 
 MESSAGE = "ctxlog.MessageAppended"
 MESSAGES = {"message": "hello"}
-
-
-@pytest.fixture(scope="module")
-def registry_url() -> Iterator[str]:
-    try:
-        started = real.started()
-        url = started.__enter__()
-    except brokers.NoBrokerError as error:
-        no_broker(error)
-        raise AssertionError from error
-    yield url
-    started.__exit__(None, None, None)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ class _Visit:
             yield from _guarded("settings", lambda: settings_checks(self.location, clients, topic))
             unled = [number for number, part in enumerate(topic.parts) if part.leader is None or part.leader in self._away]
             if unled:
-                yield Check("genesis", "note", f"not looked at: no leader can be reached of {numbers(unled)}")
+                yield Check("genesis", "failed", f"not looked at: no leader can be reached of {numbers(unled)}")
             else:
                 yield from _guarded("genesis", lambda: self._genesis(clients, topic))
             led = [number for number in range(topic.partitions) if number not in unled]
@@ -105,8 +105,9 @@ class _Visit:
             self._drop()
             raise
         for broker in found:
-            fault = faults.get(broker.address) or (None if broker.address in addresses else health.unreachable(broker.address))
-            if fault is not None:
+            if broker.address in faults:  # Said above; the cluster does not know yet.
+                self._away.add(broker.number)
+            elif broker.address not in addresses and (fault := health.unreachable(broker.address)) is not None:
                 self._away.add(broker.number)
                 yield Check(
                     "brokers",
@@ -114,6 +115,9 @@ class _Visit:
                     f"broker {broker.number} sends clients to {broker.address}: {fault}",
                     "Correct its advertised.listeners, or the network between here and there.",
                 )
+        if all(broker.number in self._away for broker in found):
+            self._drop()
+            return
         shown = ", ".join(f"{broker.number} at {broker.address}" for broker in found)
         yield Check("brokers", "ok", f"{text.count(len(found), 'broker')}: {shown}")
 

@@ -72,11 +72,7 @@ def check_command(session: Session) -> None:
         carried = _carried(opened)
         found = compare(carried, opened.registry)
     statuses = {row["status"] for row in found}
-    if not session.people:
-        print_list("schemas", found, session.output)
-    else:
-        rows = [(row["name"], row["status"], row["found"]) for row in found]
-        _print_table(("SCHEMA", "STATUS", "FOUND"), rows)
+    _print_compared(found, session)
     click.get_current_context().exit(CONTRADICTED if "contradicts" in statuses else MISSING if "missing" in statuses else 0)
 
 
@@ -87,7 +83,8 @@ def check_command(session: Session) -> None:
 def register_command(session: Session) -> None:
     """Register the schemas of this release, and publish them with their ids in every partition. Run again, it changes nothing.
 
-    After it no writer asks the registry any more.
+    After it no writer asks the registry any more. Exits with 3 where a schema contradicts, as `ctxlog schemas check` says it, and
+    registers none.
     """
     from ctxlog.log.publication import Publisher
 
@@ -96,6 +93,14 @@ def register_command(session: Session) -> None:
             raise InvalidInputError(
                 "the log's URL names no registry: kafka://HOST:PORT?registry=http://HOST:PORT; nothing was done"
             )
+        # First of all: a subject that is held to nothing finds everything compatible.
+        for schema in shipped_schemas():
+            opened.registry.hold(schema)
+        contradicting = [row for row in compare(_carried(opened), opened.registry) if row["status"] == "contradicts"]
+        if contradicting:
+            _print_compared(contradicting, session)
+            note("nothing was registered or published. See who else writes to these subjects, or to this log.", kind="Error")
+            click.get_current_context().exit(CONTRADICTED)
         found = [{"name": schema.name, "registry_id": opened.registry.register(schema)} for schema in shipped_schemas()]
         publisher = Publisher(opened.log, opened.replayer.reader, opened.registry)
         for partition in range(opened.log.partitions):
@@ -184,6 +189,13 @@ def _checked(schema: Schema, carried: list[dict[str, Any]], registry: Registry |
     if level != "FULL_TRANSITIVE":
         return {**row, "status": "missing", "found": f"its subject is held to {level}: `ctxlog schemas register`"}
     return {**row, "status": "ok", "found": f"{partitions}, id {registry_id} in the registry"}
+
+
+def _print_compared(found: list[dict[str, Any]], session: Session) -> None:
+    if not session.people:
+        print_list("schemas", found, session.output)
+    else:
+        _print_table(("SCHEMA", "STATUS", "FOUND"), [(row["name"], row["status"], text.visible(row["found"])) for row in found])
 
 
 def _print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:

@@ -84,8 +84,9 @@ def brokers(clients: Clients) -> list[Broker]:
     """The brokers that the cluster has now. Raises `StorageError` without an answer, `LogOpenError` where they refuse."""
 
     def question(timeout: float) -> list[Broker]:
-        found = clients.admin().describe_cluster(request_timeout=timeout).result()
-        return [Broker(node.id, f"{node.host}:{node.port}") for node in sorted(found.nodes, key=lambda node: node.id)]
+        # Metadata come over the first connection; other questions go to where that broker says it is, which may be nowhere.
+        found = clients.query().list_topics(clients.location.topic, timeout=timeout).brokers
+        return [Broker(number, f"{one.host}:{one.port}") for number, one in sorted(found.items())]
 
     answer: list[Broker] = clients.ask("brokers", question)
     return answer

@@ -78,14 +78,15 @@ class Registry:
         """
         subject = self.subject(schema)
         # Some registries take a level only for a subject that exists. Who adds a second version finds it set.
-        self._hold(schema)
+        self.hold(schema)
         found = self._ask(lambda: self._client().register_schema(subject, _avro(schema)), conflict=f"subject {subject!r}")
-        self._hold(schema)
+        self.hold(schema)
         # The client remembers what it sent; what counts is what the registry shows.
         self._made = None
         return self._checked(schema, found)
 
-    def _hold(self, schema: Schema) -> None:
+    def hold(self, schema: Schema) -> None:
+        """Hold a schema's subject to `LEVEL`, where there is one."""
         if self.level(schema) != LEVEL:
             self._ask(lambda: self._client().set_compatibility(self.subject(schema), LEVEL), absent=True)
 
@@ -95,8 +96,10 @@ class Registry:
         return None if found is None else str(found)
 
     def compatible(self, schema: Schema) -> bool:
-        """Whether the registry would take a schema beside the latest one of its subject."""
-        found = self._ask(lambda: self._client().test_compatibility(self.subject(schema), _avro(schema)), absent=True)
+        """Whether the registry would take a schema beside those of its subject, at the level that this is held to now."""
+        found = self._ask(
+            lambda: self._client().test_compatibility_all_versions(self.subject(schema), _avro(schema)), absent=True
+        )
         return found is not False
 
     def _checked(self, schema: Schema, registry_id: Any) -> int:
