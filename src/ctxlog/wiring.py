@@ -157,6 +157,13 @@ def _with_caches(log: KafkaLog) -> OpenedLog:
     return OpenedLog(indexed, SnapshotStore(folder / CACHE_FILE), registry, location.cloudevents)
 
 
+def views_folder(url: str | None = None) -> Path:
+    """Where the views of a log are published unless another folder is named: in an embedded log's own, otherwise in `.ctxlog`."""
+    found, _ = find_url(url)
+    scheme, _, rest = found.partition(":")
+    return Path(rest if scheme == "embedded" and rest else ".ctxlog") / "views"
+
+
 def cache_folder(said: str | None, log_id: str) -> Path | None:
     """Where what can be made again is kept for a log that lies elsewhere; None: nowhere.
 

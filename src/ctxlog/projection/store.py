@@ -301,6 +301,17 @@ class ViewStore:
         except duckdb.Error as error:
             raise self.failure(error) from error
 
+    def note_publication(self, published_at: datetime) -> None:
+        """Note when the file is published, and bring all of it to the disk, so that a copy of the file alone is whole."""
+        import duckdb
+
+        try:
+            self.connection.execute("DELETE FROM projection.publication")
+            self.connection.execute("INSERT INTO projection.publication VALUES (?)", [published_at])
+            self.connection.execute("CHECKPOINT views")
+        except duckdb.Error as error:
+            raise self.failure(error) from error
+
     def close(self) -> None:
         """Let go of the file; another process may own it then."""
         self.connection.close()
