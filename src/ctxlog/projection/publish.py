@@ -8,7 +8,6 @@ last copy open keep it until they close it.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -35,4 +34,4 @@ def publish(store: ViewStore, target: Path) -> None:
     if done.returncode:
         draft.unlink(missing_ok=True)
         raise ViewsFullError(f"{target}: no copy could be made ({done.stderr.strip()[-200:]}); the last one stays. Make room.")
-    os.replace(draft, target)
+    draft.replace(target)
