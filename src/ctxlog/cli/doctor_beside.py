@@ -26,17 +26,17 @@ def index_checks(location: Location, log_id: str | None, ends: Mapping[int, int]
     from ctxlog.replay.index_look import look_at_index
     from ctxlog.wiring import INDEX_FILE, cache_folder
 
-    if location.cache in (None, "off"):
+    if location.cache == "off":
         yield Check(
-            "index", "note", "off: each first read of a stream reads its partition", "&cache=FOLDER in the URL keeps one."
+            "index", "note", "off: each read of a stream by a new process reads its partition", "Without &cache=off it is kept."
         )
         return
     if log_id is None:
-        yield Check("index", "note", f"in {location.cache}; not looked at: which log it would be of is not known")
+        yield Check("index", "note", "not looked at: which log it would be of is not known")
         return
     folder = cache_folder(location.cache, log_id)
     if folder is None:
-        yield Check("index", "warning", "off: the id of the log is no UUID, and cannot name a folder")
+        yield Check("index", "warning", "off: there is no folder for it", "Name one with &cache=FOLDER.")
         return
     path = folder / INDEX_FILE
     look = look_at_index(path)
