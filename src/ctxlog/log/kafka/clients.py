@@ -132,9 +132,6 @@ class Clients:
             if isinstance(client, Consumer):
                 client.close()
 
-    def leave(self) -> None:
-        """In a forked child: nothing is left to do."""
-
     def ask(self, what: str, question: Callable[[float], Any], *, seconds: float = ANSWER_SECONDS_MAX) -> Any:
         """The answer to a question to the brokers; asked again while they are away or elect a leader.
 
