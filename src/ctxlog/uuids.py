@@ -10,6 +10,14 @@ _lock = threading.Lock()
 _last = 0
 
 
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603 - another thread of the parent may have held it, and would hold it here for ever
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def uuid7() -> str:
     """A new id: 48 bits of Unix milliseconds, 12 bits of the millisecond's fraction, 62 random bits. Never the same or an
     earlier time twice in one process, so ids made here sort in their order."""

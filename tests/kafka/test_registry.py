@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,6 +130,44 @@ def test_answers_that_are_none_are_typed_errors(status: int, body: bytes) -> Non
     with answering(lambda _method, _path: (status, body)) as url, pytest.raises((StorageError, IntegrityError)) as failed:
         Registry(url, "t").id_of(shipped(MESSAGE))
     assert "<html>" not in str(failed.value)
+
+
+def test_a_forked_child_asks_over_a_connection_of_its_own() -> None:
+    """Over one connection each of the two would take answers of the other."""
+    ports: list[int] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # which keeps connections open
+
+        def do_GET(self) -> None:
+            ports.append(self.client_address[1])
+            body = b'{"compatibilityLevel": "NONE"}'
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    script = (
+        "import os, sys\n"
+        "from ctxlog.codec.schemas import shipped\n"
+        "from ctxlog.log.kafka.registry import Registry\n"
+        f"registry, schema = Registry('http://127.0.0.1:{server.server_port}', 't'), shipped('{MESSAGE}')\n"
+        "assert [registry.level(schema) for _ in range(2)] == ['NONE'] * 2\n"
+        "pid = os.fork()\n"
+        "assert registry.level(schema) == 'NONE'\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    server.shutdown()
+    server.server_close()
+    assert len(ports) == 4
+    assert len(set(ports)) == 2
 
 
 def test_its_secrets_are_never_shown(kafka: Any, topic: str, tmp_path: Path) -> None:

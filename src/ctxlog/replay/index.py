@@ -11,9 +11,11 @@ checksum and names the one before it, so what comes out is what the log gave, wh
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -121,6 +123,7 @@ class IndexedLog:
         self._off = False
         self._trusted: dict[int, int] = {}
         self._lock = threading.Lock()
+        _ALL.add(self)
         self._connections = Connections(self._connect, f"{log.url}: the log was closed; nothing was read. Open it again.")
 
     def append(self, records: Sequence[NewRecord]) -> list[Placed]:
@@ -364,6 +367,17 @@ class IndexedLog:
             if not rows:
                 raise _DamagedError
             limit = max(16, min(4096, PAGE_BYTES * limit // size))
+
+
+_ALL: weakref.WeakSet[IndexedLog] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for log in _ALL:
+        log._lock = threading.Lock()  # Another thread of the parent may have held it.
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _stream(connection: sqlite3.Connection, partition: int, key: bytes) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The Kafka clients of one process: made when they are needed, never shared with a forked child.
 
 librdkafka does its work in threads of its own, which a fork does not take along. So each process makes its own clients, and a
-child leaves those of its parent alone, for ever: to close them there would wait for threads that do not exist.
+child leaves those of its parent alone, for ever, whatever it does and however it ends: to ask them would wait for threads that do
+not exist, and to let go of them would too, or crash.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -117,6 +119,7 @@ class Clients:
 
     def borrow(self, *, new: bool = False) -> Consumer:
         """A consumer for one read; give it back, or close it."""
+        self.check_open()
         with self._lock:
             self.check_open()
             if self._idle and not new:
@@ -124,9 +127,13 @@ class Clients:
         return self._make(Consumer, {**CONSUMER, "fetch.wait.max.ms": str(READ_WAIT_MS)})
 
     def give_back(self, consumer: Consumer) -> None:
-        """Take a consumer that has nothing assigned any more."""
+        """Take a consumer, whatever it has assigned."""
+        if self.pid != os.getpid():
+            return
+        with contextlib.suppress(KafkaException, RuntimeError):
+            consumer.unassign()  # What it fetched ahead is gone with it.
         with self._lock:
-            if not self._closed and len(self._idle) < IDLE_MAX and self.pid == os.getpid():
+            if not self._closed and len(self._idle) < IDLE_MAX:
                 self._idle.append(consumer)
                 return
         consumer.close()
@@ -144,11 +151,6 @@ class Clients:
         for client in [*made.values(), *idle]:
             if isinstance(client, Consumer):
                 client.close()
-
-    def leave(self) -> None:
-        """In a forked child: never touch the parent's clients again, not even at the end of the process."""
-        for client in [*self._made.values(), *self._idle]:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
 
     def ask(self, what: str, question: Callable[[float], Any], *, seconds: float = ANSWER_SECONDS_MAX) -> Any:
         """The answer to a question to the brokers; asked again while they are away or elect a leader.
@@ -207,6 +209,7 @@ class Clients:
             )
 
     def _one(self, name: str, make: Callable[[], T]) -> T:
+        self.check_open()
         with self._lock:
             self.check_open()
             if name not in self._made:
@@ -215,7 +218,9 @@ class Clients:
             return found
 
     def check_open(self) -> None:
-        """Raise `LogClosedError` where the log was closed."""
+        """Raise `LogClosedError` where the log was closed, `StorageError` in a child that was forked inside a call."""
+        if self.pid != os.getpid():
+            raise StorageError(f"{self.location.name}: a fork came between; this process read and appended nothing. Try again.")
         if self._closed:
             raise LogClosedError(f"{self.location.name}: the log was closed; nothing was read or appended. Open it again.")
 
@@ -231,7 +236,7 @@ class Clients:
         servers = {"bootstrap.servers": self.location.servers}
         handlers: dict[str, Any] = {"error_cb": self._heard, "logger": _LOGGER}
         try:
-            return kind({**COMMON, **settings, **self._properties, **servers, **handlers})
+            return _kept(kind, {**COMMON, **settings, **self._properties, **servers, **handlers})
         except (KafkaException, ValueError, TypeError) as error:
             raise LogOpenError(f"{self.location.properties}: {_reason(error)}; nothing was opened") from None
 
@@ -242,6 +247,35 @@ class Clients:
         elif error.code() in _AWAY:
             self.unreachable = error.str()
 
+
+class _Consumer(Consumer):
+    """A consumer that can be named in a weak set."""
+
+
+class _Producer(Producer):
+    """A producer that can be named in a weak set."""
+
+
+_KINDS: dict[type[Any], type[Any]] = {Consumer: _Consumer, Producer: _Producer}
+
+_ALL: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Every client of this process."""
+
+
+def _kept(kind: type[T], settings: dict[str, Any]) -> T:
+    client: T = _KINDS.get(kind, kind)(settings)
+    _ALL.add(client)
+    return client
+
+
+def _after_fork_in_child() -> None:
+    """Let nothing ever let go of the parent's clients, not even the end of the interpreter."""
+    for client in list(_ALL):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+    _ALL.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _AWAY = frozenset(
     {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT, KafkaError._WAIT_COORD}

@@ -208,7 +208,6 @@ class KafkaLog:
     def _here(self) -> Clients:
         """This process's own clients."""
         if self._clients.pid != os.getpid():
-            self._clients.leave()
             self._start()
         return self._clients
 

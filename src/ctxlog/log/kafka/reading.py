@@ -128,7 +128,6 @@ def bulk(clients: Clients, partition: int, start: int, end: int) -> Iterator[Rec
                     _check(clients, partition, error)
     finally:
         with contextlib.suppress(KafkaException, RuntimeError):
-            consumer.unassign()  # What it fetched ahead is gone with it.
             clients.give_back(consumer)
 
 

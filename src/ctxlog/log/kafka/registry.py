@@ -7,6 +7,7 @@ under it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,6 +47,7 @@ class Registry:
         self._topic = topic
         self._config = dict(config or {})
         self._made: SchemaRegistryClient | None = None
+        self._pid = os.getpid()
         self._ids: dict[str, int] = {}
 
     def subject(self, schema: Schema) -> str:
@@ -118,6 +120,8 @@ class Registry:
         return registry_id
 
     def _client(self) -> SchemaRegistryClient:
+        if self._pid != os.getpid():  # Its connections are a parent's, who may be asking over them.
+            self._made, self._pid = None, os.getpid()
         if self._made is None:
             try:
                 from confluent_kafka.schema_registry import SchemaRegistryClient

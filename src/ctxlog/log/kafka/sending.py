@@ -8,6 +8,7 @@ no thread of ours that a fork would lose, and a single append waits for nobody b
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -119,6 +120,7 @@ class Sender:
             with self._turn:
                 while self._polling and under_way.left > 0:
                     self._turn.wait(POLL_SECONDS)
+                    self._check_process()
                 if under_way.left <= 0:
                     return
                 if self._broken is producer:
@@ -126,6 +128,7 @@ class Sender:
                 self._polling = True
             try:
                 while under_way.left > 0:
+                    self._check_process()
                     if self._poll(producer):
                         with self._turn:
                             self._turn.notify_all()
@@ -147,6 +150,11 @@ class Sender:
             cause = error if isinstance(error, KafkaException) else error.__cause__
             reason = cause.args[0].str() if isinstance(cause, KafkaException) else "the producer broke down"
             raise OutcomeUnknownError(f"{self._clients.location.name}: {reason}") from error
+
+    def _check_process(self) -> None:
+        """Raise in a child that a signal handler forked inside an append: its parent goes on with that, and hears the reports."""
+        if self._clients.pid != os.getpid():
+            raise OutcomeUnknownError(f"{self._clients.location.name}: a fork came between")
 
     def _replace(self, producer: Producer, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:
