@@ -20,7 +20,7 @@ from ctxlog.log.resuming import digest_of, is_same
 from ctxlog.model.records import EventRecord, Record
 from ctxlog.projection.rows import Batch
 from ctxlog.projection.store import Progress, Step, ViewStore
-from ctxlog.projection.streams import Residents, Stream
+from ctxlog.projection.streams import Residents, Stream, forget_texts
 
 BATCH_RECORDS = 20_000
 BATCH_BYTES = 32 * 1024 * 1024
@@ -171,6 +171,7 @@ class Projector:
                     f"{self.path}: record {context.partition}@{offset} of {self.log.url} is not what was projected; nothing was "
                     "changed. Make the views anew with `ctxlog projector rebuild`."
                 )
+            forget_texts(event)
             opened.setdefault((append_id, count), []).append(event)
         for (append_id, count), events in opened.items():
             stream.arbiter.hold(append_id, count, events)

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ctxlog.codec.partition import PartitionContext
-from ctxlog.core.arbitration import Verdict
 from ctxlog.core.partitioner import partition_of
 from ctxlog.model.records import CONTROL_KEY, EventRecord, Record
 from ctxlog.model.state import NUMBER_MAX
-from ctxlog.projection.streams import Stream
+from ctxlog.projection.streams import Stream, forget_texts
 from ctxlog.projection.tables import (
     ANOMALY,
     CONTROL_TYPE,
@@ -40,7 +39,6 @@ class Batch:
         decided: Rows of `tables.DECIDED`: what becomes of rows of earlier batches.
         streams: The streams that changed.
         controls: Control records, which later batches are decoded by.
-        events: Events that were decided, with their rows; for projections that people add.
         records: Number of records.
     """
 
@@ -74,8 +72,8 @@ class Batch:
             stream_id = _text_of(record.key)
             if isinstance(decoded, EventRecord):
                 stream = stream_of(partition, decoded.meta["stream_id"])  # which is its key
-                self._note(stream, record, believed.time)
-                self._event(stream, decoded, believed, stream.arbiter.offer(decoded))
+                self._note(stream, record, decoded.time)
+                self._event(stream, decoded, believed)
                 continue
             row = self._row(believed, stream_id, decoded.event, decoded.reason)
             row[DECIDED_OFFSET], row[DECIDED_AT] = record.offset, row[RECORDED_AT]
@@ -116,9 +114,11 @@ class Batch:
         self.rows.setdefault(event.type, []).append(row)
         return row
 
-    def _event(self, stream: Stream, event: EventRecord, record: Record, verdict: Verdict) -> None:
-        """Make an event's row, and see to those that waited for it."""
+    def _event(self, stream: Stream, event: EventRecord, record: Record) -> None:
+        """Make an event's row, have it judged, and see to those that waited for it."""
         row = self._row(record, stream.arbiter.stream_id, event, "open")
+        forget_texts(event)
+        verdict = stream.arbiter.offer(event)
         self._waiting[event.partition, event.offset] = row
         at = event.offset, row[RECORDED_AT]
         for accepted in verdict.accepted:

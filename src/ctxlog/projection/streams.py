@@ -24,6 +24,22 @@ IN_PARENT = "in_parent"
 _UNKNOWN = frozenset({"message_unknown", "fact_unknown", "call_unknown"})
 
 
+_TEXTS: dict[str, dict[str, Any]] = {
+    "ctxlog.MessageAppended": {"content": None, "parts": None},
+    "ctxlog.ToolReturned": {"content": None, "parts": None},
+    "ctxlog.FactSet": {"value": ""},
+    "ctxlog.ToolCalled": {"arguments": ""},
+}
+
+
+def forget_texts(event: EventRecord) -> None:
+    """Take out of an event what the fold does not look at, once its row is made: neither a stream nor an open append keeps it."""
+    texts = _TEXTS.get(event.type)
+    # What a call was called with decides whether it may be taken over, where it has a key.
+    if texts is not None and event.readable and event.payload.get("idempotency_key") is None:
+        event.payload.update(texts)
+
+
 class DecidedRow(NamedTuple):
     """What a row of `events` says of an event that was decided; texts are left out.
 
@@ -82,30 +98,7 @@ class Stream:
         if evolving.anomalies:
             reason = evolving.anomalies.pop().reason
             return IN_PARENT if evolving.parent is not None and reason in _UNKNOWN else reason
-        match accepted.event.type:
-            case "ctxlog.MessageAppended":
-                self._forget_text()
-            case "ctxlog.ToolReturned":
-                self._forget_text()
-                self._forget_call(accepted.event.payload["call_id"])
-            case "ctxlog.ToolCalled":
-                self._forget_call(accepted.event.payload["call_id"])
-            case "ctxlog.FactSet":
-                key = accepted.event.payload["key"]
-                evolving.facts[key] = evolving.facts[key]._replace(value="")
-            case _:
-                pass
         return None
-
-    def _forget_text(self) -> None:
-        message = self.evolving.messages[-1]
-        self.evolving.messages[-1] = message._replace(content=None, parts=None)
-
-    def _forget_call(self, call_id: str) -> None:
-        call = self.evolving.tool_calls[call_id]
-        # What a call was called with decides whether it may be taken over, where it has a key.
-        arguments = call.arguments if call.idempotency_key is not None else ""
-        self.evolving.tool_calls[call_id] = call._replace(arguments=arguments, result=None, result_parts=None)
 
     def recall(self, rows: Iterable[DecidedRow], head: bytes) -> None:
         """Go through decided rows again, in the order in which they were decided; `head` is the chain head after the last."""
