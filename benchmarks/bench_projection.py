@@ -1,7 +1,7 @@
 """Projection: exactly-once rows in DuckDB, publishing, queries while it writes, and memory over a large log.
 
-Two floors for projecting, in the same turns: fastavro decodes the same bodies, and DuckDB takes the same rows from Arrow, in the same
-batches and transactions. Readers are processes that query the published file in a loop.
+Two floors for projecting, in the same turns: fastavro decodes the same bodies, and DuckDB takes the same rows from Arrow, in the
+same batches and transactions. Readers are processes that query the published file in a loop.
 """
 
 from __future__ import annotations
