@@ -15,6 +15,7 @@ from ctxlog.replay.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
     from ctxlog.log.kafka import KafkaLog
+    from ctxlog.log.kafka.group import Group
     from ctxlog.log.kafka.registry import Registry
 
 DEFAULT_URL = "embedded:.ctxlog"
@@ -155,6 +156,18 @@ def _with_caches(log: KafkaLog) -> OpenedLog:
 
     indexed = IndexedLog(log, folder / INDEX_FILE)
     return OpenedLog(indexed, SnapshotStore(folder / CACHE_FILE), registry, location.cloudevents)
+
+
+def join_group(opened: OpenedLog, instance: str) -> Group | None:
+    """Share the partitions with other projectors of the log. None where nobody does: a log that is no topic has one projector."""
+    if not opened.log.url.startswith("kafka:"):
+        return None
+    from ctxlog.log.kafka import KafkaLog
+    from ctxlog.log.kafka.group import Group
+
+    log: object = opened.log
+    log = getattr(log, "log", log)  # behind its index
+    return Group(log, instance) if isinstance(log, KafkaLog) else None
 
 
 def views_folder(url: str | None = None) -> Path:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ctxlog.model.points import Point
     from ctxlog.replay.replayer import Replayer
     from ctxlog.replay.snapshots import SnapshotStore
+    from ctxlog.wiring import OpenedLog
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,8 +97,16 @@ class Session:
 
     @contextlib.contextmanager
     def reading(self, url: str | None = None) -> Iterator[Opened]:
-        """The log, opened for reading. Never creates one."""
+        """The log, opened for reading, with a bar for long reads. Never creates one."""
         from ctxlog.replay.replayer import Replayer
+
+        with self.opened(url) as opened, progress("Reading the log") as step:
+            opened.tell(step)
+            yield Opened(opened.log, opened.snapshots, Replayer(opened.log, opened.snapshots), opened.registry)
+
+    @contextlib.contextmanager
+    def opened(self, url: str | None = None) -> Iterator[OpenedLog]:
+        """The log, opened, with what stands beside it. Never creates one."""
         from ctxlog.wiring import find_url, open_log
 
         found, source = find_url(url or self.url)
@@ -106,9 +115,8 @@ class Session:
         except LogOpenError as error:
             where = "" if source == "given" else f" (log {found!r}, by {source})"
             raise type(error)(f"{error}{where}") from error
-        with contextlib.closing(opened), progress("Reading the log") as step:
-            opened.tell(step)
-            yield Opened(opened.log, opened.snapshots, Replayer(opened.log, opened.snapshots), opened.registry)
+        with contextlib.closing(opened):
+            yield opened
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[ContextLog]:

@@ -8,10 +8,11 @@ brokers are away, nothing is skipped: what was not kept is read again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.errors import BelowHorizonError, ViewsError
@@ -25,6 +26,22 @@ from ctxlog.projection.streams import Residents, Stream, forget_texts
 BATCH_RECORDS = 20_000
 BATCH_BYTES = 32 * 1024 * 1024
 """What one transaction holds at most. Larger ones gain little, and are what is done again after a kill."""
+
+
+class Fetched(NamedTuple):
+    """Records of a partition that were read and are not in the file yet.
+
+    Attributes:
+        partition: The partition.
+        records: The first ones that are not in the file.
+        end: Where the partition ended, as it was asked for.
+        whole: Whether these are all below `end`.
+    """
+
+    partition: int
+    records: list[Record]
+    end: int
+    whole: bool
 
 
 class Projector:
@@ -47,6 +64,8 @@ class Projector:
         self._residents = Residents()
         self._contexts: dict[int, PartitionContext] = {}
         self._progress: dict[int, Progress] = {}
+        self._assigned: frozenset[int] = frozenset()
+        self._turn = 0
         try:
             self.assign(range(log.partitions) if partitions is None else partitions)
         except BaseException:
@@ -58,9 +77,14 @@ class Projector:
         """Those that it projects."""
         return sorted(self._contexts)
 
+    @property
+    def next_offsets(self) -> dict[int, int]:
+        """How far each of them is: all below is in the file."""
+        return {partition: progress.next_offset for partition, progress in self._progress.items()}
+
     def assign(self, partitions: Iterable[int]) -> None:
         """Project these partitions from now on, and no others; each from where its progress says."""
-        wanted = set(partitions)
+        wanted = self._assigned = frozenset(partitions)
         for partition in self._contexts.keys() - wanted:
             del self._contexts[partition], self._progress[partition]
             self._residents.clear(partition)
@@ -106,29 +130,49 @@ class Projector:
 
         After an error the file and what is in memory are as they were before, once `restart` was called.
         """
-        batch, steps = Batch(), {}
-        size = 0
-        for partition, end in ends.items():
-            done = self._progress[partition]
-            if done.next_offset >= end:
+        fetched = self.fetch(ends)
+        if fetched:
+            self.keep(fetched)
+        return bool(fetched)
+
+    def fetch(self, ends: Mapping[int, int]) -> list[Fetched]:
+        """Read the next batch of what lies below `ends`, and change nothing.
+
+        Partitions take turns: the one behind the one that filled the last batch is first, so that none waits for the end of
+        another's backlog.
+        """
+        found = []
+        room, size = BATCH_RECORDS, 0
+        for partition in sorted(ends.keys() & self._progress.keys(), key=lambda number: (number < self._turn, number)):
+            start, end = self._progress[partition].next_offset, ends[partition]
+            if start >= end:
                 continue
             records = []
-            for record in islice(self.log.read(partition, done.next_offset, end), BATCH_RECORDS - batch.records):
+            for record in islice(self.log.read(partition, start, end), room):
                 records.append(record)
                 size += len(record.value or b"") + len(record.key or b"")
                 if size >= BATCH_BYTES:
                     break
-            full = batch.records + len(records) >= BATCH_RECORDS or size >= BATCH_BYTES
-            steps[partition] = self._take(batch, partition, records, end, whole=not full)
+            room -= len(records)
+            full = room <= 0 or size >= BATCH_BYTES
+            found.append(Fetched(partition, records, end, not full))
             if full:
+                self._turn = partition + 1
                 break
-        if not steps:
-            return False
+        return found
+
+    def keep(self, fetched: Sequence[Fetched]) -> None:
+        """Make what was fetched rows, in one transaction.
+
+        After an error the file is as it was before, and what is in memory is once `restart` was called.
+        """
+        batch, steps = Batch(), {}
+        for partition, records, end, whole in fetched:
+            steps[partition] = self._take(batch, partition, records, end, whole=whole)
         self.store.commit(batch, steps, datetime.now(UTC).replace(tzinfo=None))
         self._residents.put(list(batch.streams.values()))
         self._progress.update((partition, step.progress) for partition, step in steps.items())
         self.records += batch.records
-        return True
 
     def _take(self, batch: Batch, partition: int, records: Sequence[Record], end: int, *, whole: bool) -> Step:
         context = self._contexts[partition]
@@ -177,14 +221,18 @@ class Projector:
             stream.arbiter.hold(append_id, count, events)
 
     def restart(self) -> None:
-        """Begin again at what the file says, after an error."""
-        partitions = self.partitions
+        """Begin again at what the file says, after an error. Where this fails too, it can be called again."""
+        partitions = self._assigned
+        self.reopen()
+        self.assign(partitions)
+
+    def reopen(self) -> None:
+        """Open the file anew, without a look at the log: nothing is projected until `restart` or `assign`."""
         self.store.close()
         self._contexts.clear()
         self._progress.clear()
         self._residents.clear()
         self.store = ViewStore(self.path, self.log.log_id, self.log.partitions)
-        self.assign(partitions)
 
     def close(self) -> None:
         """Let go of the file."""

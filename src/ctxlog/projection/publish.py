@@ -13,7 +13,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ctxlog.errors import ViewsFullError
+from ctxlog.errors import ViewsError, ViewsFullError
 from ctxlog.projection.store import ViewStore
 
 _COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
@@ -24,14 +24,21 @@ def publish(store: ViewStore, target: Path) -> None:
 
     Raises:
         ViewsFullError: There is no room for the copy; the last one stays.
-        ViewsError: The store cannot be written.
+        ViewsError: The store cannot be written, or no copy can be made for another reason; the last one stays.
     """
     store.note_publication(datetime.now(UTC).replace(tzinfo=None))
     draft = target.with_name(f".{target.name}.draft")
-    done = subprocess.run(  # noqa: S603 - this Python, with a program of ours
-        [sys.executable, "-S", "-c", _COPY, str(store.path), str(draft)], capture_output=True, text=True, check=False
+    done = subprocess.run(  # noqa: S603 - this interpreter, a program of ours, two paths
+        [sys.executable, "-S", "-c", _COPY, str(store.path), str(draft)],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # A Ctrl-C is for whoever publishes, who ends in good order.
     )
     if done.returncode:
         draft.unlink(missing_ok=True)
-        raise ViewsFullError(f"{target}: no copy could be made ({done.stderr.strip()[-200:]}); the last one stays. Make room.")
+        why = done.stderr.strip().rpartition("\n")[2][-300:] or f"the copying process ended with {done.returncode}"
+        if "[Errno 28]" in why or "[Errno 122]" in why:  # No space, or no more of it for this user.
+            raise ViewsFullError(f"{target}: there is no room for the copy; the last one stays. Make room.")
+        raise ViewsError(f"{target}: no copy could be made ({why}); the last one stays.")
     draft.replace(target)

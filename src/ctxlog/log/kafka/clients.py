@@ -142,6 +142,10 @@ class Clients:
         """A consumer that stays at the ends of partitions."""
         return self._one("tail", lambda: self._make(Consumer, {**CONSUMER, "fetch.wait.max.ms": "100"}))
 
+    def member(self, settings: dict[str, str]) -> Consumer:
+        """A consumer that joins a group; whoever asked for it closes it."""
+        return self._make(Consumer, {**CONSUMER, **settings})
+
     def close(self) -> None:
         """Let go of all of them."""
         with self._lock:

@@ -28,8 +28,8 @@ _OURS = frozenset(
     {
         "acks", "allow.auto.create.topics", "api.version.request", "auto.offset.reset", "bootstrap.servers", "check.crcs",
         "enable.auto.commit", "enable.auto.offset.store", "enable.idempotence", "enable.partition.eof", "group.id",
-        "isolation.level", "metadata.broker.list", "partitioner", "plugin.library.paths", "request.required.acks",
-        "transactional.id",
+        "group.instance.id", "group.protocol", "isolation.level", "metadata.broker.list", "partition.assignment.strategy",
+        "partitioner", "plugin.library.paths", "request.required.acks", "transactional.id",
     }
 )  # fmt: skip
 """What the log's promises hang on. (`plugin.library.paths` would load code that a file names.)"""

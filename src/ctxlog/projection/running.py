@@ -1,0 +1,357 @@
+"""The projector as it runs: follows the log, publishes now and then, pauses while disk or brokers are away, ends in good order.
+
+    partitions -> ends -> fetch -> one transaction -> publish, where it is due -> wait for more
+
+What cannot be done now is tried again by itself until it succeeds, from where the file says, so nothing is skipped and nothing
+counts twice. What no waiting mends, as a log that is another one, ends the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from ctxlog.errors import RetriableError, ViewsBusyError, ViewsError, ViewsFullError, ViewsOutdatedError
+from ctxlog.log.protocol import Bounds, EventLog
+from ctxlog.model.records import NewRecord, Placed, Record
+from ctxlog.projection.coverage import coverage_of
+from ctxlog.projection.figures import Figures
+from ctxlog.projection.instance import Instance
+from ctxlog.projection.projector import Fetched, Projector
+from ctxlog.projection.publish import publish
+
+PUBLISH_SECONDS = 5.0
+"""How old what is published may be, unless somebody says otherwise."""
+
+PUBLISH_SHARE = 4
+"""So many times as long as a publication takes, nothing is published: copying a large file must not become all the work."""
+
+ENDS_SECONDS = 0.5
+"""How long it is believed where partitions end, while there is work below. On Kafka that is a question a partition."""
+
+WAIT_SECONDS = 0.2
+"""How long one wait for new records lasts. Other partitions are looked at in between."""
+
+BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.5, 15.0
+"""How long a pause is before the next try: at first, and at most."""
+
+SLICE_SECONDS = 0.1
+"""How long a sleep lasts before it is seen whether to stop."""
+
+
+class Share(Protocol):
+    """Which partitions this instance projects, of those that several instances share."""
+
+    def partitions(self) -> frozenset[int]:
+        """Those that are this instance's now.
+
+        Raises:
+            StorageError: It cannot be known.
+            ViewsBusyError: Another process has this instance's name.
+        """
+        ...
+
+    def note(self, next_offsets: Mapping[int, int]) -> None:
+        """Say how far they are, for whoever watches the lag. Nothing depends on it."""
+        ...
+
+    def close(self) -> None:
+        """Take no share any more."""
+        ...
+
+
+class StoppedError(BaseException):
+    """The run is to end, and nothing is under way that must be done first."""
+
+
+class Running:
+    """A projector that runs.
+
+    Args:
+        log: The log.
+        instance: Whose files it writes.
+        publish_seconds: How often it publishes at most, where something changed.
+        tell: Takes a sentence for whoever watches.
+        show: Told after each step that there are new figures.
+
+    Attributes:
+        figures: How far it is.
+        waiting: Whether it waits for the log: then nothing is under way that a stop would break.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        instance: Instance,
+        *,
+        publish_seconds: float = PUBLISH_SECONDS,
+        tell: Callable[[str], None] = lambda _: None,
+        show: Callable[[Figures], None] = lambda _: None,
+    ) -> None:
+        self.log = log
+        self.instance = instance
+        self.figures = Figures()
+        self.waiting = False
+        self._share: Share | None = None
+        self._publish_seconds = publish_seconds
+        self._tell = tell
+        self._show = show
+        self._stopping = False
+        self._projector: Projector | None = None
+        self._broken = self._renewing = False
+        self._ends: dict[int, int] = {}
+        self._ends_at = float("-inf")
+        self._changed: bool | None = None
+        self._publish_at = 0.0
+
+    def stop(self) -> None:
+        """Have it end after the transaction under way. Any thread may call this."""
+        self._stopping = True
+
+    def interrupt(self) -> None:
+        """The same out of a signal handler, in the thread that runs it: a wait for the log is left at once."""
+        self._stopping = True
+        if self.waiting:
+            raise StoppedError
+
+    def run(self, *, once: bool = False, join: Callable[[], Share | None] = lambda: None) -> bool:
+        """Project until `stop`, or with `once` up to the ends that the partitions have when it begins; and publish.
+
+        Args:
+            once: All partitions, up to where they end now.
+            join: Takes a share of the partitions, once nobody else can work on these views; None takes all of them.
+
+        Returns:
+            Whether it came to its end by itself.
+
+        Raises:
+            ViewsBusyError: Another process works on this instance's views.
+            ViewsError, IntegrityError, LogOpenError: No waiting mends this; what was published stays.
+        """
+        with self.instance.owned():
+            self._publish_at = time.monotonic() + (self._publish_seconds if once else 0.0)
+            self._share = None if once else join()
+            try:
+                done = self._until_done(once)
+                self._publish_the_rest()
+            finally:
+                if self._projector is not None:
+                    self._projector.close()
+                if self._share is not None:
+                    self._share.close()
+            return done
+
+    def _until_done(self, once: bool) -> bool:
+        pause = BACKOFF_SECONDS
+        while not self._stopping:
+            try:
+                done = self._round(once)
+            except StoppedError:
+                self._broken = True  # It may have come in the middle of anything but a transaction.
+                break
+            except ViewsBusyError:
+                raise
+            except RetriableError as error:
+                self._broken = True
+                self._say_paused(error)
+                self._sleep(pause)
+                pause = min(2 * pause, BACKOFF_SECONDS_MAX)
+                continue
+            self._say_going_on()
+            pause = BACKOFF_SECONDS
+            self._show(self.figures)
+            if done:
+                return True
+        return False
+
+    def _round(self, once: bool) -> bool:
+        """One batch, or one wait for more; whether there is nothing more to do."""
+        projector = self._ready()
+        self._take_share(projector)
+        self._publish_where_due(projector)
+        fetched = projector.fetch(self._current_ends(projector, once))
+        if fetched:
+            projector.keep(fetched)
+            self._changed = True
+            self._measure(projector, fetched)
+            return False
+        self._measure(projector, ())
+        if self._renewing:
+            self._renewed(projector)
+            return False
+        if once:
+            return True
+        self._ends_at = float("-inf")
+        self._wait(projector)
+        return False
+
+    def _ready(self) -> Projector:
+        """The projector, opened, or opened again after an error."""
+        if self._projector is None:
+            self._projector = self._open()
+        elif self._broken:
+            self._projector.restart()
+        self._broken = False
+        return self._projector
+
+    def _open(self) -> Projector:
+        log = _Watched(self.log, self)
+        try:
+            return Projector(log, self.instance.file, ())
+        except ViewsOutdatedError:
+            if not self._renewing:
+                self._tell(
+                    f"{self.instance.file}: the views are of another version than this release makes. They are made anew; what "
+                    "is published stays until they are complete."
+                )
+            self._renewing = True
+        try:
+            return Projector(log, self.instance.draft, ())
+        except ViewsOutdatedError:
+            self.instance.drop_draft()
+            return Projector(log, self.instance.draft, ())
+
+    def _take_share(self, projector: Projector) -> None:
+        if self._share is None or self._renewing:  # What is made anew lacks nothing of what there was.
+            wanted = frozenset(range(self.log.partitions))
+        else:
+            wanted = self._share.partitions()
+        if wanted != frozenset(projector.partitions):
+            projector.assign(wanted)
+            self._ends_at = float("-inf")
+
+    def _current_ends(self, projector: Projector, once: bool) -> dict[int, int]:
+        known = self._ends_at != float("-inf") if once else time.monotonic() - self._ends_at < ENDS_SECONDS
+        if not known:
+            self._ends = {partition: projector.log.bounds(partition).end for partition in projector.partitions}
+            self._ends_at = time.monotonic()
+        return self._ends
+
+    def _measure(self, projector: Projector, fetched: Sequence[Fetched]) -> None:
+        figures, next_offsets = self.figures, projector.next_offsets
+        if fetched:
+            figures.batches += 1
+            figures.records += sum(len(one.records) for one in fetched)
+        times = {one.partition: one.records[-1].recorded_at / 1000 for one in fetched if one.records}
+        figures.measure(next_offsets, self._ends, times)
+        if self._share is not None:
+            self._share.note(next_offsets)
+
+    def _renewed(self, projector: Projector) -> None:
+        """What was made anew is complete: from now on it is the file."""
+        projector.close()
+        self.instance.adopt_draft()
+        self._renewing, self._projector, self._changed = False, None, True
+        self._tell(f"{self.instance.file}: made anew.")
+
+    def _publish_where_due(self, projector: Projector) -> None:
+        if self._renewing:
+            return
+        if self._changed is None:  # What an earlier run projected may not have been published.
+            published = coverage_of(self.instance.published)
+            there = {} if published is None else published.next_offsets
+            self._changed = there != {partition: found.next_offset for partition, found in projector.store.progress().items()}
+        if self._changed and time.monotonic() >= self._publish_at:
+            self._publish(projector)
+
+    def _publish(self, projector: Projector) -> None:
+        started = time.monotonic()
+        publish(projector.store, self.instance.published)
+        took = time.monotonic() - started
+        self.figures.published_at, self.figures.publish_seconds = time.time(), took
+        self._changed = False
+        self._publish_at = time.monotonic() + max(self._publish_seconds, PUBLISH_SHARE * took)
+
+    def _publish_the_rest(self) -> None:
+        """Publish what there is at the end; where that cannot be done, say so: the next run does it."""
+        projector = self._projector
+        if projector is None or self._renewing:
+            return
+        try:
+            if self._broken:
+                projector.reopen()
+            if self._changed is not False or not self.instance.published.exists():
+                self._publish(projector)
+        except ViewsFullError as error:
+            self._tell(f"not published: {error} The next run publishes it.")
+        self._show(self.figures)
+
+    def _wait(self, projector: Projector) -> None:
+        partitions = projector.partitions
+        if not partitions:
+            self._sleep(WAIT_SECONDS)
+            return
+        # Another one each time, so that a backend that is asked about one hears of all.
+        partition = partitions[int(time.monotonic() / WAIT_SECONDS) % len(partitions)]
+        until = WAIT_SECONDS
+        if self._changed:
+            until = min(until, max(0.0, self._publish_at - time.monotonic()))
+        projector.log.wait(partition, projector.next_offsets[partition], until)
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, SLICE_SECONDS))
+            self._show(self.figures)
+
+    def _say_paused(self, error: Exception) -> None:
+        reason = "disk" if isinstance(error, ViewsError) else "log"
+        if self.figures.paused != reason:
+            self.figures.paused = reason
+            self._tell(f"paused: {error} It is tried again by itself.")
+
+    def _say_going_on(self) -> None:
+        if self.figures.paused is not None:
+            self.figures.paused = None
+            self._tell("goes on.")
+
+
+class _Watched(EventLog):
+    """The log, which says while it is waited for that a stop breaks nothing."""
+
+    def __init__(self, log: EventLog, running: Running) -> None:
+        self.url, self.log_id, self.partitions = log.url, log.log_id, log.partitions
+        self._log = log
+        self._running = running
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self._running.waiting = True
+        try:
+            yield
+        finally:
+            self._running.waiting = False
+
+    def append(self, records: Sequence[NewRecord]) -> list[Placed]:
+        return self._log.append(records)
+
+    def bounds(self, partition: int) -> Bounds:
+        with self._waiting():
+            return self._log.bounds(partition)
+
+    def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
+        running = self._running
+        running.waiting = True
+        try:
+            for record in self._log.read(partition, start, end, key=key):
+                running.waiting = False
+                yield record
+                running.waiting = True
+        finally:
+            running.waiting = False
+
+    def offset_at(self, partition: int, time_ms: int) -> int:
+        with self._waiting():
+            return self._log.offset_at(partition, time_ms)
+
+    def keys(self, partition: int) -> Iterator[bytes]:
+        return self._log.keys(partition)
+
+    def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
+        with self._waiting():
+            return self._log.wait(partition, end, timeout_seconds)
+
+    def close(self) -> None:
+        self._log.close()
