@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctxlog.model.state import ContextState, Fact, Lease, Message, Parent, ToolCall
 
 if TYPE_CHECKING:
     import duckdb
+
+
+_MESSAGE = "message_id, role, content, parts, name, tool_calls, tool_call_id, scope, epoch_us(occurred_at), redacted_by"
+_FACT = "key, value, scope, epoch_us(valid_from), epoch_us(valid_to), epoch_us(expires_at), event_id"
+_CALL = (
+    "call_id, name, arguments, state, result, result_parts, result_id, message_id, source_id, idempotency_key, scope, "
+    "lease_event_id, epoch_us(lease_expires_at)"
+)
 
 
 def state_of(connection: duckdb.DuckDBPyConnection, stream_id: str) -> ContextState | None:
@@ -22,22 +30,42 @@ def state_of(connection: duckdb.DuckDBPyConnection, stream_id: str) -> ContextSt
     ).fetchone()
     if stream is None:
         return None
+    of = "WHERE stream_id = ?"
+    return _state(
+        stream_id,
+        stream,
+        connection.execute(f"SELECT {_MESSAGE} FROM messages {of} ORDER BY position", [stream_id]).fetchall(),
+        connection.execute(f"SELECT {_FACT} FROM facts {of}", [stream_id]).fetchall(),
+        connection.execute(f"SELECT {_CALL} FROM tool_calls {of}", [stream_id]).fetchall(),
+    )
+
+
+def state_at(connection: duckdb.DuckDBPyConnection, stream_id: str, version: int) -> ContextState:
+    """The state of a stream at a version by the macros of `asof.py`; of a fork, with what it has of its parent.
+
+    Raises:
+        duckdb.Error: The views do not have it: the stream has no such version, or is a fork of what they do not have.
+    """
+    stream = connection.execute(
+        "SELECT ?, CASE WHEN ? = 0 THEN sha256('ctxlog:chain:1' || ?) ELSE max(chain_head) FILTER (version = ?) END, "
+        "coalesce(bool_or(type = 'ctxlog.StreamClosed' AND anomaly IS NULL), false), max(parent_stream_id) FILTER (forked), "
+        "max(parent_version) FILTER (forked), max(parent_chain_head) FILTER (forked) "
+        "FROM (SELECT *, type = 'ctxlog.StreamForked' AND anomaly IS NULL AS forked FROM events "
+        "WHERE stream_id = ? AND outcome = 'accepted' AND version <= ?)",
+        [version, version, stream_id, version, stream_id, version],
+    ).fetchone()
+    asked = [stream_id, version]
+    return _state(
+        stream_id,
+        stream or (),
+        connection.execute(f"SELECT {_MESSAGE} FROM messages_at(?, ?) ORDER BY position", asked).fetchall(),
+        connection.execute(f"SELECT {_FACT} FROM facts_at(?, ?)", asked).fetchall(),
+        connection.execute(f"SELECT {_CALL} FROM tool_calls_at(?, ?)", asked).fetchall(),
+    )
+
+
+def _state(stream_id: str, stream: tuple[Any, ...], messages: list[Any], facts: list[Any], calls: list[Any]) -> ContextState:
     version, head, closed, *parent = stream
-    messages = connection.execute(
-        "SELECT message_id, role, content, parts, name, tool_calls, tool_call_id, scope, epoch_us(occurred_at), redacted_by "
-        "FROM messages WHERE stream_id = ? ORDER BY position",
-        [stream_id],
-    ).fetchall()
-    facts = connection.execute(
-        "SELECT key, value, scope, epoch_us(valid_from), epoch_us(valid_to), epoch_us(expires_at), event_id FROM facts "
-        "WHERE stream_id = ?",
-        [stream_id],
-    ).fetchall()
-    calls = connection.execute(
-        "SELECT call_id, name, arguments, state, result, result_parts, result_id, message_id, source_id, idempotency_key, "
-        "lease_event_id, epoch_us(lease_expires_at), scope FROM tool_calls WHERE stream_id = ? ORDER BY version",
-        [stream_id],
-    ).fetchall()
     return ContextState(
         stream_id,
         version,
@@ -47,7 +75,7 @@ def state_of(connection: duckdb.DuckDBPyConnection, stream_id: str) -> ContextSt
         tuple(Message._make((*row[:5], tuple(row[5]), *row[6:])) for row in messages),
         {key: Fact(*row) for key, *row in facts},
         {
-            call_id: ToolCall._make((*row[:9], None if lease_id is None else Lease(lease_id, expires_at), scope))
-            for call_id, *row, lease_id, expires_at, scope in calls
+            call_id: ToolCall._make((*row, None if lease_id is None else Lease(lease_id, expires_at), scope))
+            for call_id, *row, scope, lease_id, expires_at in calls
         },
     )

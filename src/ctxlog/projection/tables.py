@@ -167,7 +167,8 @@ def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
     return pa.schema([(column.name, column.arrow) for column in columns])
 
 
-CONTROL_TYPE = "control"
+CONTROL_TYPE = "ctxlog:control"
+"""Begins the type of control records, as their key is spelled: no event type can be called so."""
 UNDECODABLE = schema_of(_COMMON)
 STREAMS = schema_of(_STREAMS)
 DECIDED = pa.schema(
