@@ -104,7 +104,7 @@ def print_lines(answer: Answer) -> None:
 def print_csv(answer: Answer) -> None:
     """RFC 4180 with line feeds. Nothing stands for null, `""` for an empty text."""
     terminal = sys.stdout.isatty()
-    head: Sequence[Any] = [column.name for column in answer.columns]
+    head = tuple(column.name for column in answer.columns)
     for row in chain([head], chain.from_iterable(answer.batches)):
         written = ",".join("" if value is None else _csv(cell(value)) for value in row)
         line(text.visible(written, keep="\n") if terminal else written)
