@@ -43,7 +43,9 @@ def check_every_version(connection: duckdb.DuckDBPyConnection, replayer: Replaye
 
 @settings(max_examples=15)
 @given(play=plays())
-def test_states_by_the_macros_are_those_of_a_replay_at_every_version(play: Play, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_states_by_the_macros_are_those_of_a_replay_at_every_version(
+    play: Play, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     projector = Projector(play.log, tmp_path_factory.mktemp("views") / "views.duckdb")
     projector.run_once()
     replayer = Replayer(play.log)
@@ -96,7 +98,9 @@ def refused(connection: duckdb.DuckDBPyConnection, stream_id: str, version: int)
     return message
 
 
-def test_a_version_that_is_not_there_is_an_error_and_the_time_before_a_stream_is_empty(memory: ContextLog, tmp_path: Path) -> None:
+def test_a_version_that_is_not_there_is_an_error_and_the_time_before_a_stream_is_empty(
+    memory: ContextLog, tmp_path: Path
+) -> None:
     memory.context("a").add_message("user", "hi")
     with projected(memory, tmp_path) as connection:
         assert "stream a is at version 1 in these views; there is no version 2" in refused(connection, "a", 2)
