@@ -167,9 +167,9 @@ def fork_while_threads_use_it(log: ContextLog) -> None:
 
 
 def fork_inside_a_read(log: ContextLog) -> None:
-    """A long one, which has a consumer of its own; one that is read on, and one that is given up in the child."""
+    """A long one, which has a consumer of its own; one that is read on, and some that are given up in the child."""
     say(log, "agent/a", "before")
-    partition = log.replayer.reader.partition("agent/a")
+    partition = 1 - log.replayer.reader.partition("agent/a")
     for _ in range(5):
         log.log.append([NewRecord(partition, b"other", b"x" * 100)] * 1_000)
     end = log.log.bounds(partition).end
@@ -182,18 +182,21 @@ def fork_inside_a_read(log: ContextLog) -> None:
         except StorageError as error:
             said = str(error)
         assert "a fork came between" in said
-        given_up.close()
+        for one in given_up:
+            one.close()
         assert [record.offset for record in log.log.read(partition, 0, end)] == list(range(end))
         say(log, "agent/a", "child")
 
-    reading, given_up = log.log.read(partition, 1, end), log.log.read(partition, 1, end)
+    reading = log.log.read(partition, 1, end)
+    given_up = [log.log.read(partition, 1, end) for _ in range(4)]  # more than are kept for the next read
     seen = [next(reading).offset]
-    next(given_up)
+    for one in given_up:
+        next(one)
     pid = fork(child)
     seen += [record.offset for record in reading]
     wait(pid)
     assert seen == list(range(1, end))
-    assert sum(1 for _ in given_up) == end - 2
+    assert [sum(1 for _ in one) for one in given_up] == [end - 2] * 4
     assert said(log, "agent/a") == ["before", "child"]
 
 

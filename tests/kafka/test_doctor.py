@@ -219,6 +219,7 @@ def test_a_broker_that_sends_clients_elsewhere_is_found_out(elsewhere: brokers.C
     wrong = found.one("brokers", "failed")
     assert wrong["found"] == f"broker 1 sends clients to {ABSENT}: Connection refused"
     assert "advertised.listeners" in wrong["advice"]
+    assert found.of("topic") == found.of("genesis") == []  # Nobody could be asked.
 
 
 def test_a_topic_that_is_not_there_is_not_made(kafka: Any, doctor: Callable[..., Findings]) -> None:
@@ -425,7 +426,7 @@ def test_the_index_says_how_far_it_has_come_and_is_left_as_it_is(
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == kept
 
 
-@pytest.mark.parametrize("kind", ["torn", "no database", "another format", "progress"])
+@pytest.mark.parametrize("kind", ["torn", "a page", "no database", "another format", "progress"])
 def test_a_damaged_index_is_said_and_left_as_it_is(
     kind: str, kafka: Any, topic: str, program: Program, doctor: Callable[..., Findings]
 ) -> None:
@@ -435,6 +436,8 @@ def test_a_damaged_index_is_said_and_left_as_it_is(
     (path,) = (program.folder / "cache").rglob("index.sqlite")
     if kind == "torn":
         path.write_bytes(path.read_bytes()[:-8192])
+    elif kind == "a page":
+        path.write_bytes(path.read_bytes()[:-4096] + b"\xff" * 4096)
     elif kind == "no database":
         path.write_bytes(b"hello" * 1000)
     else:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic
 
 from ctxlog import ContextLog
@@ -17,6 +17,7 @@ from ctxlog.codec.control import encode_control, genesis
 from ctxlog.errors import BelowHorizonError, GenesisError, InvalidInputError, LogOpenError, StorageError, TopicChangedError
 from ctxlog.log.kafka import KafkaLog
 from ctxlog.log.kafka import log as kafka_log
+from ctxlog.log.kafka import topic as topics
 from ctxlog.model.records import NewRecord
 
 LOG_SETTINGS = {
@@ -144,6 +145,28 @@ def test_inits_at_once_make_one_log(url: str) -> None:
     assert len(set(found)) == 1
 
 
+def test_an_init_that_another_one_overtakes_joins_it(
+    kafka: Any, url: str, topic: str, admin: AdminClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at an empty topic and its look whether that holds records."""
+    set_up(admin, topic, LOG_SETTINGS)
+    look, first = topics.heads, []
+
+    def overtaken(*arguments: Any) -> topics.Heads:
+        found = look(*arguments)
+        if not first:
+            first.append("")
+            log, _ = KafkaLog.create(url)
+            first[0] = log.log_id
+            log.close()
+        return found
+
+    monkeypatch.setattr(topics, "heads", overtaken)
+    log, _ = KafkaLog.create(url)
+    log.close()
+    assert [log.log_id] == first
+
+
 def test_init_takes_no_topic_that_holds_something_else(kafka: Any, url: str, topic: str, admin: AdminClient) -> None:
     set_up(admin, topic, LOG_SETTINGS)
     produce(kafka, topic, 1, b"orders", b"not ours")
@@ -186,6 +209,7 @@ def test_all_reasons_are_said_at_once(opened: KafkaLog, url: str, topic: str, ad
     assert "retention.ms is 1000000000" in str(refused.value)
     assert "it has 3 partitions, and had 2 when the log was made" in str(refused.value)
     assert "partition 2: it is empty" in str(refused.value)
+    assert "it is not a log yet" not in str(refused.value)
 
 
 def test_more_partitions_are_noticed_by_a_log_that_is_open(
@@ -200,6 +224,17 @@ def test_more_partitions_are_noticed_by_a_log_that_is_open(
     monkeypatch.setattr(kafka_log, "LOOK_SECONDS", 1000.0)
     with pytest.raises(TopicChangedError):  # and stays refused
         opened.bounds(0)
+
+
+def test_init_writes_nothing_into_partitions_that_came_later(opened: KafkaLog, kafka: Any, url: str, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    admin.create_partitions([NewPartitions(topic, 3)])[topic].result()
+    time.sleep(0.5)
+    with pytest.raises(TopicChangedError, match="it has 3 partitions, and had 2 when the log was made; nothing was changed"):
+        KafkaLog.create(url)
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": topic})
+    assert consumer.get_watermark_offsets(TopicPartition(topic, 2), timeout=30) == (0, 0)
+    consumer.close()
 
 
 def test_a_recreated_topic_is_refused_by_a_log_that_is_open(

@@ -300,17 +300,25 @@ def create(clients: Clients, partitions: int | None, *, adopt: bool = False) -> 
     sender = Sender(clients)
     found = heads(clients, topic.partitions)
     one = found.genesis[0]
-    if one is None:
-        if not made and any(bounds(clients, partition).end for partition in range(topic.partitions)):
+    if one is None and not made and any(bounds(clients, partition).end for partition in range(topic.partitions)):
+        one = heads(clients, 1).genesis[0]  # Somebody else may have begun since the look.
+        if one is None:
             raise GenesisError(
                 f"{clients.location.name}: the topic holds records and is no log; nothing was changed. Name a topic of its own."
             )
+    if one is None:
         sender.append([encode_control(0, genesis(str(uuid.uuid4()), topic.topic_id, topic.partitions))])
         # Somebody else may have been first. What is read back is the log's.
         one = heads(clients, 1).genesis[0]
         if one is None:
             raise GenesisError(f"{clients.location.name}: the genesis was written and does not show; run `ctxlog init` again.")
         made = True
+    before = one.data["partitions"]
+    if before != topic.partitions:
+        raise TopicChangedError(
+            f"{clients.location.name}: it has {topic.partitions} partitions, and had {before} when the log was made; "
+            "nothing was changed. Restore the log from a copy, into a topic of its own."
+        )
     missing = [partition for partition, control in found.genesis.items() if control is None and partition != 0]
     if missing:
         sender.append([encode_control(partition, one) for partition in missing])
