@@ -59,7 +59,7 @@ def open_embedded(folder: Path) -> Iterator[Callable[..., EmbeddedLog]]:
         log.close()
 
 
-KAFKA_FIXTURES = frozenset({"kafka", "three_nodes", "users", "proxied"})
+KAFKA_FIXTURES = frozenset({"kafka", "three_nodes", "users", "proxied", "own_broker"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,7 +18,7 @@ from ctxlog.projection.instance import Instance
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.running import Running
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 """How long something may take that is only to happen at some time."""
 
 TABLES = ("events", "streams", "messages", "facts", "tool_calls", "contexts")

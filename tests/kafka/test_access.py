@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
+import signal
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -42,7 +45,8 @@ from ctxlog.log.kafka.clients import Clients
 from ctxlog.model.events import FactSet
 from ctxlog.model.records import NewRecord
 from ctxlog.replay.copying import copy_log
-from kafka_users import ACLS, PAGE, SECRET, Acl, User, Users
+from kafka_users import ACLS, PAGE, PROGRAM, SECRET, Acl, User, Users
+from running import rows, until
 
 
 def test_the_page_names_each_kind_of_user_and_its_commands_give_the_same_acls() -> None:
@@ -306,8 +310,60 @@ def test_a_wrong_password_is_refused_soon_and_shown_nowhere(made: Users, caplog:
     assert SECRET not in caplog.text
 
 
+def projector(user: User) -> subprocess.Popen[str]:
+    """`ctxlog projector run`, started."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CTXLOG")}
+    return subprocess.Popen(
+        [PROGRAM, "projector", "run", "--instance", user.name, "--publish-seconds", "0.2"], cwd=user.users.folder,
+        env=environment | {"CTXLOG_URL": user.url()}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def test_a_projector_projects_and_commits_how_far_it_is_with_its_acls(made: Users) -> None:
+    user = made.add("projector")
+    process, published = projector(user), made.folder / ".ctxlog" / "views" / f"{user.name}.duckdb"
+    try:
+        until(lambda: rows(published) == sum(ends(made)))
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, err) == (0, ""), err
+    assert SECRET not in out
+    with contextlib.closing(KafkaLog(user.url())) as log:
+        group = ConsumerGroupTopicPartitions(f"ctxlog-projector-{log.log_id}")
+    (future,) = made.admin.list_consumer_group_offsets([group], request_timeout=30).values()
+    assert {place.partition: place.offset for place in future.result().topic_partitions} == dict(enumerate(ends(made)))
+    reader = made.add("reader")
+    assert "projected: " in reader.run("projector", "run", "--once")
+    assert "current.duckdb" in reader.run("projector", "status")
+    assert "rebuilt: " in reader.run("projector", "rebuild")
+
+
+def test_a_projector_without_its_group_says_which_acls_it_lacks_and_goes_on_once_it_has_them(made: Users) -> None:
+    (group,) = (acl for acl in ACLS["projector"] if acl.kind == "Group")
+    user = made.add("projector", acls=ACLS["projector"] - {group})
+    process, published = projector(user), made.folder / ".ctxlog" / "views" / f"{user.name}.duckdb"
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "the brokers do not allow it to this client" in line
+        assert "Give it the ACLs of a projector" in line
+        assert SECRET not in line
+        made.allow(user, group, made.topic)
+        assert "goes on." in process.stderr.readline()
+        until(lambda: rows(published) == sum(ends(made)))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_projector_commits_in_groups_of_its_prefix_alone(made: Users) -> None:
-    """Room kept: the group holds a projector's lag, and nothing else depends on it."""
+    """The group holds a projector's lag and its share of the partitions; what is projected never depends on what is committed."""
     user = made.add("projector")
     with ContextLog.open(user.url()) as log:
         assert log.context("agent/a").version == 1

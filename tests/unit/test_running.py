@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,6 @@ from ctxlog.errors import (
     TopicChangedError,
     ViewsBusyError,
     ViewsError,
-    ViewsFullError,
 )
 from ctxlog.log.embedded import EmbeddedLog
 from ctxlog.log.memory import MemoryLog
@@ -34,8 +30,7 @@ from ctxlog.projection import tables
 from ctxlog.projection.instance import Instance
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.running import Running, StoppedError
-from ctxlog.projection.store import ViewStore
-from running import Failing, Run, contents, expected, rows, run, until, write
+from running import Failing, contents, expected, rows, run, until, write
 
 
 @pytest.fixture
@@ -144,158 +139,6 @@ def test_publications_are_no_more_than_the_time_allows(
     *during, _ = published  # the last one is the stop's
     assert all(later - earlier >= 0.4 for earlier, later in pairwise(during))
     assert len(during) >= 2
-
-
-def _full(times: int, real: Any, *, after: bool = False) -> Any:
-    """Fails so many times; before the work is done, or after."""
-    left = [times]
-
-    def fails(*arguments: Any) -> Any:
-        if left[0]:
-            left[0] -= 1
-            if after:
-                real(*arguments)
-            raise ViewsFullError("views: the disk is full")
-        return real(*arguments)
-
-    return fails
-
-
-@pytest.mark.parametrize("after", [False, True])
-def test_a_full_disk_at_a_commit_pauses_and_nothing_is_skipped_or_doubled(
-    memory: MemoryLog, instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
-) -> None:
-    write(memory, 30)
-    monkeypatch.setattr(projecting, "BATCH_RECORDS", 7)
-    monkeypatch.setattr(ViewStore, "commit", _full(3, ViewStore.commit, after=after))
-    said: list[str] = []
-    running = once(memory, instance, tell=said.append)
-    assert [sentence.partition(":")[0] for sentence in said] == ["paused", "goes on."]
-    assert running.figures.paused is None
-    assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
-
-
-def test_a_full_disk_at_a_publication_pauses_and_the_last_one_stays(
-    memory: MemoryLog, instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(memory, 10)
-    once(memory, instance)
-    before = contents(instance.published)
-    full, real = [True], module.publish
-
-    def fails(*arguments: Any) -> None:
-        if full[0]:
-            raise ViewsFullError("views: there is no room")
-        real(*arguments)
-
-    monkeypatch.setattr(module, "publish", fails)
-    with run(memory, instance) as following:
-        write(memory, 10)
-        until(lambda: following.running.figures.paused == "disk")
-        time.sleep(0.1)  # several tries
-        assert len(following.said) == 1
-        assert contents(instance.published) == before
-        full[0] = False
-        until(lambda: following.running.figures.paused is None)
-    assert [sentence.partition(":")[0] for sentence in following.said] == ["paused", "goes on."]
-    assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
-
-
-def test_a_stop_while_the_disk_is_full_says_that_nothing_was_published(
-    memory: MemoryLog, instance: Instance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "publish", _full(10**6, module.publish))
-        with run(memory, instance) as following:
-            until(lambda: following.running.figures.paused == "disk")
-    assert "not published" in following.said[-1]
-    assert not instance.published.exists()
-    once(memory, instance)
-    assert rows(instance.published) == 3
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_whatever_fails_in_between_every_record_counts_once(
-    instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    """The log away, in the middle of a read too; the disk full before or after a commit, at a publication, at opening again."""
-    dice = random.Random(seed)
-    inner = MemoryLog(3, offset_step=dice.choice((1, 3)))
-    log = Failing(inner)
-    monkeypatch.setattr(projecting, "BATCH_RECORDS", dice.choice((1, 3, 11)))
-
-    def maybe(error: Exception, chance: float) -> None:
-        if dice.random() < chance:
-            raise error
-
-    full, away = ViewsFullError("full"), StorageError("away")
-    log.fail = lambda what: maybe(away, 0.01 if what == "read" else 0.05)
-    commit, opening, publishing = ViewStore.commit, ViewStore._open, module.publish
-
-    def commits(*arguments: Any) -> None:
-        maybe(full, 0.1)
-        commit(*arguments)
-        maybe(full, 0.1)
-
-    def opens(store: ViewStore) -> Any:
-        maybe(full, 0.3)
-        return opening(store)
-
-    def publishes(*arguments: Any) -> None:
-        maybe(full, 0.3)
-        publishing(*arguments)
-
-    monkeypatch.setattr(ViewStore, "commit", commits)
-    monkeypatch.setattr(ViewStore, "_open", opens)
-    monkeypatch.setattr(module, "publish", publishes)
-    with run(log, instance) as following:
-        for number in range(0, 60, 6):
-            write(inner, 6, first=number)
-            time.sleep(0.02)
-        ends = {partition: inner.bounds(partition).end for partition in range(3)}
-        until(lambda: following.running.figures.next_offsets == ends)
-        log.fail = lambda _: None
-        for place, name, real in ((ViewStore, "commit", commit), (ViewStore, "_open", opening), (module, "publish", publishing)):
-            monkeypatch.setattr(place, name, real)
-    assert following.said.count("goes on.") > 2
-    assert contents(instance.published) == expected(inner, tmp_path / "whole.duckdb")
-
-
-def test_brokers_that_are_away_pause_it_and_it_goes_on_by_itself(memory: MemoryLog, instance: Instance, tmp_path: Path) -> None:
-    log, away = Failing(memory), [False]
-
-    def fail(_: str) -> None:
-        if away[0]:
-            raise StorageError("no broker answers")
-
-    log.fail = fail
-    with run(log, instance) as following:
-        until(lambda: rows(instance.published))
-        away[0] = True
-        until(lambda: following.running.figures.paused == "log")
-        write(memory, 10)
-        away[0] = False
-        until(lambda: following.running.figures.paused is None)
-    assert following.said == ["paused: no broker answers It is tried again by itself.", "goes on."]
-    assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
-
-
-def test_a_stop_while_the_log_is_away_publishes_what_there_is(memory: MemoryLog, instance: Instance, tmp_path: Path) -> None:
-    write(memory, 5)
-    log, away = Failing(memory), [False]
-
-    def fail(_: str) -> None:
-        if away[0]:
-            raise StorageError("no broker answers")
-
-    log.fail = fail
-    with run(log, instance, publish_seconds=1e6) as following:
-        until(lambda: rows(instance.published))
-        write(memory, 5)
-        until(lambda: following.running.figures.records > rows(instance.published) and not following.running.figures.lag_events)
-        away[0] = True
-        until(lambda: following.running.figures.paused == "log")
-    assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
 
 
 @pytest.mark.parametrize(
@@ -450,56 +293,3 @@ class _Gone(MemoryLog):
 def test_a_log_whose_first_records_are_gone_is_refused(instance: Instance) -> None:
     with pytest.raises(BelowHorizonError):
         Running(_Gone(1), instance).run()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own with little room; only root may mount one."""
-    place = tmp_path / "small"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", place], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
-def test_a_real_disk_that_is_full_pauses_it_and_room_lets_it_go_on(small_disk: Path, tmp_path: Path) -> None:
-    log = EmbeddedLog(tmp_path / "log")
-    write(log, 200)
-    instance = Instance(small_disk / "views")
-    ballast = small_disk / "ballast"
-    with run(log, instance) as following:
-        until(lambda: rows(instance.published))
-        with ballast.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"x" * 4096)
-            except OSError:
-                pass
-        write(log, 2_000, first=200)
-        until(lambda: following.running.figures.paused == "disk" or following.error)
-        time.sleep(0.3)  # many tries
-        assert following.error is None
-        ballast.unlink()
-        until(lambda: following.running.figures.paused is None or following.error)
-    assert following.said.count("goes on.") == len(following.said) / 2 >= 1
-    assert contents(instance.published) == expected(log, tmp_path / "whole.duckdb")
-
-
-def test_a_disk_that_is_full_from_the_beginning_pauses_it_too(small_disk: Path, tmp_path: Path) -> None:
-    log = EmbeddedLog(tmp_path / "log")
-    write(log, 20)
-    instance = Instance(small_disk / "views")
-    instance.folder.mkdir()
-    (small_disk / "ballast").write_bytes(b"x" * (11_900 * 1024))
-    following = Run(log, instance)
-    following.start()
-    try:
-        until(lambda: following.running.figures.paused == "disk" or following.error)
-        (small_disk / "ballast").unlink()
-        until(lambda: rows(instance.published) or following.error)
-    finally:
-        following.stop()
-    assert following.error is None
-    assert contents(instance.published) == expected(log, tmp_path / "whole.duckdb")

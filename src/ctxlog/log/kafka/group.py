@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
-from ctxlog.errors import CtxlogError, StorageError, ViewsBusyError
+from ctxlog.errors import CtxlogError, LogOpenError, StorageError, ViewsBusyError
 from ctxlog.log.kafka.clients import DENIED, Clients
 from ctxlog.log.kafka.log import KafkaLog
 
@@ -41,7 +41,7 @@ MEMBER = {
 }
 
 _DENIED = DENIED | {KafkaError.GROUP_AUTHORIZATION_FAILED}
-_FENCED = frozenset({KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED})
+_FENCED = frozenset({KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL})
 _LOGGER = logging.getLogger("ctxlog.kafka")
 
 
@@ -80,6 +80,7 @@ class Group:
         Raises:
             StorageError: The brokers do not allow the group to this client.
             ViewsBusyError: Another process has joined under this instance's name.
+        LogOpenError: The client cannot go on.
         """
         with self._lock:
             if self._failure is not None:
@@ -99,7 +100,7 @@ class Group:
     def _poll(self) -> None:
         consumer = self._consumer
         try:
-            while not self._closing and not isinstance(self._failure, ViewsBusyError):
+            while not self._closing and not isinstance(self._failure, ViewsBusyError | LogOpenError):
                 try:
                     message = consumer.poll(POLL_SECONDS)
                     error = None if message is None else message.error()
@@ -119,7 +120,9 @@ class Group:
 
     def _heard(self, error: KafkaError) -> None:
         """What the group says. All but these errors pass by themselves."""
-        if error.code() in _FENCED or (error.fatal() and "instance" in error.str()):
+        if error.code() == KafkaError._FATAL and "fenced" not in error.str():
+            self._fail(LogOpenError(f"group {self.name!r}: {error.str()}; this projector ends. Start it again."))
+        elif error.code() in _FENCED:
             self._fail(
                 ViewsBusyError(
                     f"group {self.name!r}: another projector has the name {self._instance!r}; this one ends. Give each a name of "
