@@ -228,7 +228,8 @@ def _verify_views(session: Session, opened: Opened, pattern: str, folder: str | 
     if not paths:
         raise ViewsError(f"{where}: no views are published there; nothing was checked. `ctxlog projector run` makes them.")
     if pattern != "*" and not matching(opened.log, pattern):
-        raise CtxlogError(f"no stream matches {pattern!r}; nothing was checked. `ctxlog streams` lists all.")
+        hint = "A folder is named with --views-folder." if Path(pattern).is_dir() else "`ctxlog streams` lists all."
+        raise CtxlogError(f"no stream matches {pattern!r}; nothing was checked. {hint}")
     reports = []
     for path in paths:
         with progress("Verifying the views") as step:
