@@ -222,3 +222,51 @@ def test_doctor_looks_and_changes_nothing(program: Program, tmp_path: Path) -> N
     assert "the default" in program("doctor").out
     (tmp_path / "file").write_text("x")
     assert "failed" in program("doctor", "--log", "embedded:file", code=1).out
+
+
+def publish_views(program: Program, folder: str = ".ctxlog/views") -> Path:
+    from ctxlog.log.embedded import EmbeddedLog
+    from ctxlog.projection.projector import Projector
+    from ctxlog.projection.publish import publish
+
+    log = EmbeddedLog(program.folder / ".ctxlog", create=False)
+    projector = Projector(log, program.folder / folder / ".current.duckdb")
+    projector.run_once()
+    publish(projector.store, program.folder / folder / "current.duckdb")
+    projector.close()
+    log.close()
+    return program.folder / folder / "current.duckdb"
+
+
+def test_verify_compares_the_published_views_with_the_log(refunds: Program) -> None:
+    assert "no views are published there" in refunds("verify", "--views", code=1).err
+    publish_views(refunds)
+    done = refunds("verify", "--views")
+    assert re.match(r"views agree with the log  \(current\.duckdb up to 0@\d+: 3 streams, \d+ records\)$", done.out.strip())
+    found = refunds("verify", "--views", "-o", "json").json
+    assert (found["verdict"], len(found["views"]), found["views"][0]["streams"]) == ("views agree with the log", 1, 3)
+    assert refunds("verify", "refunds/1", "--views", "-o", "json").json["views"][0]["streams"] == 1
+    assert refunds("verify", "--views", "--sample", "1", "-o", "json").json["views"][0]["streams"] == 1
+    refunds("append", "refunds/1", "--role", "user", "--content", "more")
+    behind = refunds("verify", "--views")
+    assert "what lies behind was not compared" in behind.out + behind.err
+
+
+def test_verify_exits_with_3_where_views_differ_and_names_stream_and_version(refunds: Program) -> None:
+    import duckdb
+
+    path = publish_views(refunds, "elsewhere")
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("UPDATE events SET content = 'never said' WHERE stream_id = 'refunds/1' AND version = 1")
+    done = refunds("verify", "--views-folder", "elsewhere", code=3)
+    assert done.out.startswith("views differ from the log")
+    assert re.search(r"refunds/1@1, record 0@\d+ content: expected what the log says, found something else", done.out)
+    assert "never said" not in done.out + done.err
+    assert refunds("verify", "--views-folder", "elsewhere", "-o", "json", code=3).json["verdict"] == "views differ from the log"
+
+
+def test_verify_takes_its_options_together_as_they_make_sense(refunds: Program) -> None:
+    refunds("verify", "--views", "--manifest", "seen.json", code=2)
+    refunds("verify", "--sample", "3", code=2)
+    publish_views(refunds)
+    assert "--views-folder" in refunds("verify", "--views", ".ctxlog/views", code=1).err

@@ -1,4 +1,4 @@
-"""What analysts ask of the past, and of forks: table macros over `events`, beside the views. `docs/reference/views.md` shows them.
+"""What analysts ask of the past, and of forks: macros over `events`, beside the views. `docs/reference/views.md` shows them.
 
     stream, version -> lineage (the stream, its parent at the fork, the parent's parent, ...), each level checked
                     -> what took effect, in the order of the lineage -> messages, facts, tool calls
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from ctxlog.replay.replayer import LINEAGE_MAX
 
-_LINEAGE = f"""
+_LINEAGE = """
 CREATE MACRO projection.lineage(asked_stream, asked_version) AS TABLE
 WITH RECURSIVE levels AS (
     SELECT 0 AS depth, asked_stream::VARCHAR AS stream_id, asked_version::BIGINT AS version, NULL::VARCHAR AS said_head,
@@ -24,13 +24,13 @@ WITH RECURSIVE levels AS (
     SELECT l.depth + 1, s.parent_stream_id, s.parent_version, s.parent_chain_head, list_append(l.path, s.parent_stream_id),
         s.parent_version > 0 AND list_contains(l.path, s.parent_stream_id)
     FROM levels l JOIN main.streams s ON s.stream_id = l.stream_id
-    WHERE s.parent_stream_id IS NOT NULL AND l.version > 0 AND NOT l.cyclic AND l.depth <= {LINEAGE_MAX}
+    WHERE s.parent_stream_id IS NOT NULL AND l.version > 0 AND NOT l.cyclic AND l.depth <= LEVELS_MAX
 ),
 judged AS (
     SELECT l.depth, l.stream_id, l.version, CASE
         WHEN l.version IS NULL OR l.version < 0 THEN 'a stream has no version ' || coalesce(l.version::VARCHAR, 'NULL')
         WHEN l.cyclic THEN 'the forks form a cycle at stream ' || l.stream_id
-        WHEN l.depth > {LINEAGE_MAX} THEN 'the forks go deeper than {LINEAGE_MAX} levels'
+        WHEN l.depth > LEVELS_MAX THEN 'the forks go deeper than LEVELS_MAX levels'
         WHEN l.version > coalesce(s.version, 0) AND l.depth = 0 THEN 'stream ' || l.stream_id || ' is at version '
             || coalesce(s.version, 0) || ' in these views; there is no version ' || l.version
         WHEN l.version > coalesce(s.version, 0) THEN 'the stream that a fork goes on from, ' || l.stream_id || ', is at version '
@@ -44,7 +44,7 @@ judged AS (
 )
 SELECT depth, stream_id, CASE WHEN problem IS NOT NULL THEN error(problem)::BIGINT ELSE version END AS version, problem
 FROM judged;
-"""
+""".replace("LEVELS_MAX", str(LINEAGE_MAX))
 """One row a level, the stream itself at depth 0. Whoever uses a version of a lineage that is not whole gets the error."""
 
 _EFFECTS = """
@@ -68,8 +68,8 @@ entangled AS MATERIALIZED (
     LEFT JOIN ids asking ON t.type = 'ctxlog.ToolCalled' AND asking.event_id = t.message_id
     WHERE t.type IN ('ctxlog.ToolCalled', 'ctxlog.ToolReturned')
     GROUP BY t.call_id
-    HAVING max(t.depth) > min(t.depth) OR bool_or(coalesce(t.anomaly = 'in_parent', false)) OR bool_or(coalesce(own.times > 1, false))
-        OR bool_or(coalesce(asking.is_result, false))
+    HAVING max(t.depth) > min(t.depth) OR bool_or(coalesce(t.anomaly = 'in_parent', false))
+        OR bool_or(coalesce(own.times > 1, false)) OR bool_or(coalesce(asking.is_result, false))
 ),
 plain AS MATERIALIZED (
     SELECT t.* FROM told t ANTI JOIN entangled USING (call_id)

@@ -182,7 +182,7 @@ class Projector:
         if last is None:
             return Step(done._replace(next_offset=end), end, None)
         progress = Progress(end if whole else last.offset + 1, last.offset, digest_of(last))
-        return Step(progress, end, last.time)
+        return Step(progress, end, context.believed(last).time)
 
     def _streams(self, partition: int, context: PartitionContext, records: Iterable[Record]) -> dict[str, Stream]:
         """The streams of some records, as they are before the first of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ctxlog.model.state import ContextState, Fact, Lease, Message, Parent, ToolCall
@@ -18,26 +19,38 @@ _CALL = (
 )
 
 
-def state_of(connection: duckdb.DuckDBPyConnection, stream_id: str) -> ContextState | None:
-    """The current state of a stream by `streams`, `messages`, `facts` and `tool_calls`; None where they do not have it.
+def states_of(connection: duckdb.DuckDBPyConnection, stream_ids: Sequence[str]) -> dict[str, ContextState]:
+    """The current states of streams by `streams`, `messages`, `facts` and `tool_calls`, as far as these have them.
 
     Of a fork it is what the fork itself holds.
     """
-    stream = connection.execute(
-        "SELECT version, chain_head, closed, parent_stream_id, parent_version, parent_chain_head FROM streams "
-        "WHERE stream_id = ?",
-        [stream_id],
-    ).fetchone()
-    if stream is None:
-        return None
-    of = "WHERE stream_id = ?"
-    return _state(
-        stream_id,
-        stream,
-        connection.execute(f"SELECT {_MESSAGE} FROM messages {of} ORDER BY position", [stream_id]).fetchall(),
-        connection.execute(f"SELECT {_FACT} FROM facts {of}", [stream_id]).fetchall(),
-        connection.execute(f"SELECT {_CALL} FROM tool_calls {of}", [stream_id]).fetchall(),
+
+    def by_stream(columns: str, view: str, order: str) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        rows = connection.execute(
+            f"SELECT stream_id, {columns} FROM {view} "  # noqa: S608 - names of columns
+            f"SEMI JOIN (SELECT unnest(?::VARCHAR[]) AS stream_id) USING (stream_id) ORDER BY {order}",
+            [list(stream_ids)],
+        ).fetchall()
+        for stream_id, *row in rows:
+            found.setdefault(stream_id, []).append(row)
+        return found
+
+    streams = by_stream(
+        "version, chain_head, closed, parent_stream_id, parent_version, parent_chain_head", "streams", "stream_id"
     )
+    messages = by_stream(_MESSAGE, "messages", "position")
+    facts = by_stream(_FACT, "facts", "version")
+    calls = by_stream(_CALL, "tool_calls", "version")
+    return {
+        stream_id: _state(stream_id, rows[0], messages.get(stream_id, []), facts.get(stream_id, []), calls.get(stream_id, []))
+        for stream_id, rows in streams.items()
+    }
+
+
+def state_of(connection: duckdb.DuckDBPyConnection, stream_id: str) -> ContextState | None:
+    """The current state of one stream; see `states_of`."""
+    return states_of(connection, [stream_id]).get(stream_id)
 
 
 def state_at(connection: duckdb.DuckDBPyConnection, stream_id: str, version: int) -> ContextState:
@@ -54,17 +67,16 @@ def state_at(connection: duckdb.DuckDBPyConnection, stream_id: str, version: int
         "WHERE stream_id = ? AND outcome = 'accepted' AND version <= ?)",
         [version, version, stream_id, version, stream_id, version],
     ).fetchone()
-    asked = [stream_id, version]
-    return _state(
-        stream_id,
-        stream or (),
-        connection.execute(f"SELECT {_MESSAGE} FROM messages_at(?, ?) ORDER BY position", asked).fetchall(),
-        connection.execute(f"SELECT {_FACT} FROM facts_at(?, ?)", asked).fetchall(),
-        connection.execute(f"SELECT {_CALL} FROM tool_calls_at(?, ?)", asked).fetchall(),
-    )
+
+    def asked(columns: str, macro: str, order: str) -> list[Any]:
+        query = f"SELECT {columns} FROM {macro}(?, ?) ORDER BY {order}"  # noqa: S608 - names of columns
+        return connection.execute(query, [stream_id, version]).fetchall()
+
+    messages = asked(_MESSAGE, "messages_at", "position")
+    return _state(stream_id, stream or (), messages, asked(_FACT, "facts_at", "key"), asked(_CALL, "tool_calls_at", "call_id"))
 
 
-def _state(stream_id: str, stream: tuple[Any, ...], messages: list[Any], facts: list[Any], calls: list[Any]) -> ContextState:
+def _state(stream_id: str, stream: Sequence[Any], messages: list[Any], facts: list[Any], calls: list[Any]) -> ContextState:
     version, head, closed, *parent = stream
     return ContextState(
         stream_id,

@@ -18,6 +18,7 @@ from ctxlog.core.arbitration import RULES
 from ctxlog.core.evolve import FOLD_VERSION
 from ctxlog.errors import ViewsBusyError, ViewsError, ViewsFullError, ViewsOutdatedError
 from ctxlog.model.records import Record
+from ctxlog.model.state import NUMBER_MAX
 from ctxlog.projection import tables
 from ctxlog.projection.rows import Batch
 from ctxlog.projection.streams import DecidedRow, Stream
@@ -281,7 +282,7 @@ class ViewStore:
             self.connection.execute("DELETE FROM projection.progress WHERE partition = ?", (partition,))
             self.connection.execute(
                 "INSERT INTO projection.progress VALUES (?, ?, ?, ?, ?, make_timestamp(?), ?)",
-                (partition, *step.progress, step.end_offset, None if step.last_at is None else step.last_at * 1000, applied_at),
+                (partition, *step.progress, step.end_offset, _held(step.last_at), applied_at),
             )
 
     def _insert(self, statement: str, rows: Sequence[tables.Row], schema: pa.Schema, values: Sequence[Any] = ()) -> None:
@@ -329,6 +330,11 @@ class ViewStore:
         # Other errors may quote what is stored.
         said = f": {text.splitlines()[0][:200]}" if isinstance(error, OSError) or "IO Error" in text[:40] else ""
         return ViewsError(f"{self.path}: the views cannot be used ({type(error).__name__}{said}); nothing was changed.")
+
+
+def _held(time_ms: int | None) -> int | None:
+    """A time as a column can hold it, µs: a copied record brings what another log called its time."""
+    return None if time_ms is None or abs(time_ms) * 1000 > NUMBER_MAX else time_ms * 1000
 
 
 _NOT_LOOKED_AT = ("valid_from", "valid_to", "expires_at", "reason", "data")

@@ -194,8 +194,8 @@ def event_schema(type_name: str) -> pa.Schema:
 CONTROL_SCHEMA = schema_of((*_COMMON, *OTHER))
 
 
-def _columns() -> dict[str, str]:
-    """All columns of `events`, in their order."""
+def columns_of_events() -> dict[str, str]:
+    """All columns of `events` with their types, in their order."""
     found = {column.name: column.sql for column in _COMMON}
     found["type"] = "VARCHAR"
     for columns in (_META, *PAYLOADS.values(), OTHER):
@@ -209,7 +209,7 @@ def _table(name: str, columns: dict[str, str]) -> str:
 
 
 TABLES = (
-    _table("events", _columns())
+    _table("events", columns_of_events())
     + _table("streams", {column.name: column.sql for column in _STREAMS})
     + """
 CREATE SCHEMA projection;
