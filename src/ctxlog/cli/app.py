@@ -40,6 +40,7 @@ COMMANDS = {
     "import": Entry("write", "write", "Bring in recorded agent runs; safe to repeat"),
     "copy": Entry("write", "write", "Copy a log into an empty one; can be resumed"),
     "init": Entry("write", "write", "Create a log"),
+    "query": Entry("SQL", "query", "Ask the DuckDB views of the log in SQL"),
     "replay": Entry("prove", "prove", "Recompute a context at any point, with a manifest"),
     "verify": Entry("prove", "prove", "Check the log, or a manifest against it"),
     "demo": Entry("run", "demo", "See ctxlog at work"),

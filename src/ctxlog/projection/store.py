@@ -307,7 +307,7 @@ class ViewStore:
 
         try:
             self.connection.execute("DELETE FROM projection.publication")
-            self.connection.execute("INSERT INTO projection.publication VALUES (?)", [published_at])
+            self.connection.execute("INSERT INTO projection.publication VALUES (?, NULL)", [published_at])
             self.connection.execute("CHECKPOINT views")
         except duckdb.Error as error:
             raise self.failure(error) from error

@@ -216,7 +216,7 @@ CREATE TABLE projection.file (log_id VARCHAR, partitions INTEGER, rules INTEGER,
 CREATE TABLE projection.progress (partition INTEGER, next_offset BIGINT, last_offset BIGINT, last_digest BLOB, end_offset BIGINT,
     last_at TIMESTAMP, applied_at TIMESTAMP);
 CREATE TABLE projection.controls (partition INTEGER, record_offset BIGINT, recorded_at BIGINT, key BLOB, value BLOB);
-CREATE TABLE projection.publication (published_at TIMESTAMP);
+CREATE TABLE projection.publication (published_at TIMESTAMP, partition INTEGER);
 """
 )
 

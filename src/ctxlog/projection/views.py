@@ -128,6 +128,6 @@ CREATE VIEW coverage AS
 SELECT p.partition, p.next_offset, p.end_offset, greatest(p.end_offset - p.next_offset, 0) AS lag_events,
     CASE WHEN p.end_offset > p.next_offset THEN greatest(epoch(p.applied_at - p.last_at), 0) ELSE 0 END AS lag_seconds,
     p.last_at, p.applied_at, f.published_at, epoch(now()::TIMESTAMP - coalesce(f.published_at, p.applied_at)) AS age_seconds
-FROM projection.progress p LEFT JOIN projection.publication f ON true;
+FROM projection.progress p LEFT JOIN projection.publication f ON f.partition IS NULL OR f.partition = p.partition;
 """
 """All but `events` and `streams`, which are tables."""
