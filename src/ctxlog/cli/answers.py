@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 WIDTH_ROWS = 500
 """Rows by which the columns of a table are measured; later ones that are wider stand out."""
 
-NARROWEST = 6
+NARROWEST = 12
 """Columns of the terminal below which no cell is cut."""
 
 _NUMBER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|BIGNUM|DOUBLE|FLOAT|DECIMAL\(\d+,\d+\)")
+_AS_IT_IS = frozenset({type(None), str, bool, int})
 _QUOTED = frozenset(',"\r\n')
 
 
 def plain(value: Any) -> Any:
     """A value as JSON has it."""
-    if value is None or isinstance(value, str | bool | int):
+    if type(value) in _AS_IT_IS:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -117,18 +118,20 @@ def _csv(value: str) -> str:
 def print_table(answer: Answer) -> None:
     """Aligned, each row on one line, cut where the terminal ends."""
     if answer.explained:
-        for row in chain.from_iterable(answer.batches):
-            for part in text.lines_of(str(row[-1]).rstrip()):
+        for _, plan in chain.from_iterable(answer.batches):
+            for part in text.lines_of(plan.rstrip()):
                 line(part)
         return
     rows = ([_shown(value) for value in row] for row in chain.from_iterable(answer.batches))
     head = [text.one_line(column.name) for column in answer.columns]
     first = list(islice(rows, WIDTH_ROWS))
-    widths = _widths([head, *first], terminal_columns())
+    room = terminal_columns()
+    widths = _widths([head, *first], room)
     right = [_NUMBER.fullmatch(column.type) is not None for column in answer.columns]
-    line(paint(_row(head, widths, right), dim=True))
+    cut = room is not None
+    line(paint(_row(head, widths, right, cut=cut), dim=True))
     for row in chain(first, rows):
-        line(_row(row, widths, right))
+        line(_row(row, widths, right, cut=cut))
     if len(widths) < len(head):
         from ctxlog.cli.output import note
 
@@ -154,10 +157,9 @@ def _widths(rows: Sequence[Sequence[str]], room: int | None) -> list[int]:
     return widths
 
 
-def _row(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    terminal = terminal_columns() is not None
+def _row(row: Sequence[str], widths: Sequence[int], right: Sequence[bool], *, cut: bool) -> str:
     cells = [
-        text.pad(text.clip(value, width) if terminal else value, width, right=aligned)
+        text.pad(text.clip(value, width) if cut else value, width, right=aligned)
         for value, width, aligned in zip(row, widths, right, strict=False)
     ]
     return "  ".join(cells).rstrip()

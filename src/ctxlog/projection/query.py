@@ -110,6 +110,7 @@ class Views:
                 "temp_directory": "",
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
+                "allow_persistent_secrets": False,
                 "python_enable_replacements": False,  # No variable of this process is a table.
             }
         )
@@ -238,9 +239,8 @@ class Views:
                 f"the answer would take more memory than {self._memory}; it was stopped. Ask for less, or give it more: "
                 "--memory SIZE."
             )
-        if isinstance(
-            error, duckdb.IOException | duckdb.FatalException | duckdb.InternalException | duckdb.SerializationException
-        ):
+        damaged = duckdb.IOException, duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException
+        if isinstance(error, damaged) or "Corrupt database file" in str(error):
             return ViewsError(
                 f"{self._folder}: the published views cannot be read to their end ({type(error).__name__}); what was read of the "
                 "answer is not all of it. Have them published again."

@@ -1,0 +1,117 @@
+"""One published file out of several."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import stat
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from ctxlog.errors import ViewsBusyError, ViewsError
+from ctxlog.projection.merge import MERGED, merge
+from ctxlog.projection.query import Views
+from views_made import all_of, asked, log_of, published, write_more
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """Views in several files: of a partition the first knows more, of two the second, one only the third."""
+    folder = tmp_path / "several"
+    log = log_of()
+    published(log, folder, "b", [0, 1])
+    write_more(log)
+    published(log, folder, "a", [0, 2])
+    published(log, folder, "c", [3])
+    return folder
+
+
+def alone(path: Path, tmp_path: Path) -> Path:
+    """A file in a folder of its own."""
+    made = tmp_path / "alone"
+    made.mkdir()
+    shutil.copy(path, made)
+    return made
+
+
+def test_it_says_what_they_say_together(several: Path, tmp_path: Path) -> None:
+    expected = all_of(several)
+    with Views(several) as views:
+        ages = {partition.partition: partition.published_at for partition in views.coverage}
+    sources = merge(several, several / MERGED)
+    assert [source.path.name for source in sources] == ["a.duckdb", "b.duckdb", "c.duckdb"]
+    assert all_of(several) == expected
+    folder = alone(several / MERGED, tmp_path)
+    assert all_of(folder) == expected
+    with Views(folder) as views:  # It is as old as what it was made of.
+        assert {partition.partition: partition.published_at for partition in views.coverage} == ages
+
+
+def test_it_is_a_published_file_like_any_other(several: Path) -> None:
+    merge(several, several / MERGED)
+    assert stat.S_IMODE((several / MERGED).stat().st_mode) == 0o600
+    assert sorted(path.name for path in several.iterdir() if "merged" in path.name) == [".merged.duckdb.lock", MERGED]
+    with duckdb.connect(str(several / MERGED), read_only=True) as connection:
+        tags = connection.execute("SELECT tags['storage_version'] FROM duckdb_databases() WHERE NOT internal").fetchone()
+        controls = connection.execute("SELECT count(*) FROM projection.controls").fetchone()
+        assert tags is not None
+        assert "1.5.0" in tags[0]
+        assert controls is not None
+        assert controls[0] > 0
+
+
+def test_it_is_made_anew_from_the_others_alone(several: Path) -> None:
+    """What is nowhere else any more, because it was erased there, does not come back."""
+    merge(several, several / MERGED)
+    (several / "c.duckdb").unlink()
+    sources = merge(several, several / MERGED)
+    assert [source.path.name for source in sources] == ["a.duckdb", "b.duckdb"]
+    with Views(several) as views:
+        assert [partition.partition for partition in views.coverage] == [0, 1, 2]
+
+
+def test_a_reader_keeps_the_last_one(several: Path, tmp_path: Path) -> None:
+    merge(several, several / MERGED)
+    for name in ("a", "b", "c"):
+        (several / f"{name}.duckdb").rename(tmp_path / f"{name}.duckdb")
+    with Views(several) as views:
+        before = asked(views, "FROM messages ORDER BY ALL")
+        (tmp_path / "b.duckdb").rename(several / "b.duckdb")
+        merge(several, several / MERGED)
+        assert asked(views, "FROM messages ORDER BY ALL") == before
+
+
+def test_what_an_instance_publishes_is_no_target(several: Path) -> None:
+    before = (several / "a.duckdb").read_bytes()
+    with pytest.raises(ViewsError, match="an instance of the projector publishes this file"):
+        merge(several, several / "a.duckdb")
+    assert (several / "a.duckdb").read_bytes() == before
+
+
+def test_nothing_is_made_where_a_file_is_not_in_order(several: Path) -> None:
+    (several / "x.duckdb").write_bytes(b"no views")
+    with pytest.raises(ViewsError, match=r"x\.duckdb"):
+        merge(several, several / MERGED)
+    assert not (several / MERGED).exists()
+    with pytest.raises(ViewsError, match="no such folder"):
+        merge(several / "none", several / MERGED)
+    with pytest.raises(ViewsError, match="cannot be written"):
+        (several / "x.duckdb").unlink()
+        merge(several, several / "none" / MERGED)
+
+
+def test_there_is_nothing_to_merge_but_itself(several: Path, tmp_path: Path) -> None:
+    merge(several, several / MERGED)
+    folder = alone(several / MERGED, tmp_path)
+    with pytest.raises(ViewsError, match="nothing to merge"):
+        merge(folder, folder / MERGED)
+
+
+def test_one_process_at_a_time_makes_it(several: Path) -> None:
+    with (several / f".{MERGED}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ViewsBusyError):
+            merge(several, several / MERGED)
+    merge(several, several / MERGED)
