@@ -14,6 +14,7 @@ import click
 from ctxlog.cli import text
 from ctxlog.cli.output import line, note, paint, print_json, print_list
 from ctxlog.cli.progress import progress
+from ctxlog.cli.publish import publish_command
 from ctxlog.cli.session import Session, log_option, output_option
 from ctxlog.cli.watch import Watch
 from ctxlog.errors import CtxlogError
@@ -244,3 +245,6 @@ def rebuild_command(session: Session, name: str, views: Path | None) -> None:
         return
     offsets = [{"partition": partition, "next_offset": offset} for partition, offset in sorted(made.next_offsets.items())]
     print_json({"records": made.records, "file": str(instance.published), "partitions": offsets}, session.output)
+
+
+projector_command.add_command(publish_command)
