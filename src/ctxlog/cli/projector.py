@@ -97,12 +97,14 @@ def run_command(
     On Kafka several instances, each with its own NAME, share the partitions.
     """
     from ctxlog.projection.running import Running
+    from ctxlog.replay.keeping import CacheKeeper
     from ctxlog.wiring import join_group
 
     instance = instance_of(session, views, name)
     with session.opened() as opened, contextlib.ExitStack() as stack:
         watch = stack.enter_context(Watch())
-        running = Running(opened.log, instance, publish_seconds=publish_seconds, tell=watch.tell, show=watch.show)
+        caches = CacheKeeper(opened.log, opened.snapshots)
+        running = Running(opened.log, instance, publish_seconds=publish_seconds, caches=caches, tell=watch.tell, show=watch.show)
         caught = stack.enter_context(_signals(running))
         if metrics_port is not None:
             from ctxlog.projection.metrics import Metrics

@@ -118,11 +118,10 @@ class Projector:
         ends = {partition: self.log.bounds(partition).end for partition in self.partitions}
         total = sum(end - self._progress[partition].next_offset for partition, end in ends.items())
         before = self.records
-        while count := self.step(ends):
+        while self.step(ends):
             if progress is not None:
                 left = sum(end - self._progress[partition].next_offset for partition, end in ends.items())
                 progress(total - left, total)
-            del count
         return self.records - before
 
     def step(self, ends: dict[int, int]) -> bool:

@@ -21,6 +21,7 @@ from ctxlog.projection.figures import Figures
 from ctxlog.projection.instance import Instance
 from ctxlog.projection.projector import Fetched, Projector
 from ctxlog.projection.publish import publish
+from ctxlog.replay.keeping import CacheKeeper
 
 PUBLISH_SECONDS = 5.0
 """How old what is published may be, unless somebody says otherwise."""
@@ -73,6 +74,7 @@ class Running:
         log: The log.
         instance: Whose files it writes.
         publish_seconds: How often it publishes at most, where something changed.
+        caches: Told what was read of the log, for index and snapshots; None keeps neither.
         tell: Takes a sentence for whoever watches.
         show: Told after each step that there are new figures.
 
@@ -87,6 +89,7 @@ class Running:
         instance: Instance,
         *,
         publish_seconds: float = PUBLISH_SECONDS,
+        caches: CacheKeeper | None = None,
         tell: Callable[[str], None] = lambda _: None,
         show: Callable[[Figures], None] = lambda _: None,
     ) -> None:
@@ -96,6 +99,7 @@ class Running:
         self.waiting = False
         self._share: Share | None = None
         self._publish_seconds = publish_seconds
+        self._caches = caches
         self._tell = tell
         self._show = show
         self._stopping = False
@@ -173,8 +177,13 @@ class Running:
         self._publish_where_due(projector)
         fetched = projector.fetch(self._current_ends(projector, once))
         if fetched:
+            starts = projector.next_offsets
             projector.keep(fetched)
             self._changed = True
+            if self._caches is not None:
+                for one in fetched:
+                    next_offset = projector.next_offsets[one.partition]
+                    self._caches.note(one.partition, starts[one.partition], one.records, next_offset)
             self._measure(projector, fetched)
             return False
         self._measure(projector, ())

@@ -189,6 +189,26 @@ class IndexedLog:
             self._trusted.pop(partition, None)
         return self.log.keys(partition)
 
+    def take(self, partition: int, start: int, records: Sequence[Record], next_offset: int) -> None:
+        """Keep what somebody has read anyway: all records of a partition at `start` <= offset < `next_offset`, in their order.
+
+        Whatever goes wrong costs time only.
+        """
+        if self._off:
+            return
+        try:
+            with self._lock:
+                if partition not in self._trusted:
+                    self._check(partition)
+                self._catch_up(partition, start)
+                done = self._progress(partition)
+                if done.next_offset < next_offset:
+                    news = [record for record in records if record.offset >= done.next_offset]
+                    with contextlib.suppress(_PassedError):
+                        self._trusted[partition] = self._store(done, news, next_offset).next_offset
+        except _FAILURES as error:
+            self._pass_over(error)
+
     def progress(self) -> list[IndexProgress]:
         """How far it has come in each partition; empty where nothing can be kept."""
         try:
