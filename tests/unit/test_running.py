@@ -176,7 +176,7 @@ def test_a_second_projector_of_the_same_views_is_refused(memory: MemoryLog, inst
     with run(memory, instance):
         until(lambda: rows(instance.published))
         with pytest.raises(ViewsBusyError, match=r"another projector works on these views.*--instance"):
-            Running(memory, instance).run()
+            Running(memory, instance).run(join=lambda: pytest.fail("it would put the first one out of the group"))
         other = Instance(instance.folder, "other")
         once(memory, other)
     assert contents(other.published) == contents(instance.published)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import time
@@ -13,13 +14,17 @@ import pytest
 
 from ctxlog.errors import (
     StorageError,
+    ViewsError,
     ViewsFullError,
 )
 from ctxlog.log.embedded import EmbeddedLog
 from ctxlog.log.memory import MemoryLog
 from ctxlog.projection import projector as projecting
+from ctxlog.projection import publish as publishing
 from ctxlog.projection import running as module
 from ctxlog.projection.instance import Instance
+from ctxlog.projection.projector import Projector
+from ctxlog.projection.publish import publish
 from ctxlog.projection.running import Running
 from ctxlog.projection.store import ViewStore
 from running import Failing, Run, contents, expected, rows, run, until, write
@@ -113,6 +118,63 @@ def test_a_stop_while_the_disk_is_full_says_that_nothing_was_published(
     assert not instance.published.exists()
     once(memory, instance)
     assert rows(instance.published) == 3
+
+
+def test_a_stop_while_the_file_cannot_even_be_opened_ends_in_good_order(
+    memory: MemoryLog, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once(memory, instance)
+    with run(memory, instance) as following:
+        until(lambda: following.running.figures.next_offsets)
+        for name in ("commit", "_open"):
+            monkeypatch.setattr(ViewStore, name, _full(10**6, None))
+        write(memory, 5)
+        until(lambda: following.running.figures.paused == "disk")
+        time.sleep(0.1)  # several tries
+    assert "not published" in following.said[-1]
+    monkeypatch.undo()
+    once(memory, instance)
+    assert rows(instance.published) >= 8
+
+
+def test_a_projector_that_could_not_be_restarted_can_be_restarted_again(memory: MemoryLog, tmp_path: Path) -> None:
+    write(memory, 10)
+    projector = Projector(memory, tmp_path / "views.duckdb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ViewStore, "_open", _full(2, None))
+        for _ in range(2):
+            with pytest.raises(ViewsFullError):
+                projector.restart()
+    projector.restart()
+    assert projector.partitions == [0, 1, 2]
+    projector.close()
+
+
+@pytest.mark.parametrize(("number", "error"), [(28, ViewsFullError), (122, ViewsFullError), (13, ViewsError)])
+def test_only_a_full_disk_counts_as_one_when_a_copy_cannot_be_made(
+    memory: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[ViewsError]
+) -> None:
+    """Anything else would be waited for in vain."""
+    projector = Projector(memory, tmp_path / "views.duckdb")
+    publish(projector.store, tmp_path / "published.duckdb")
+    stamp = (tmp_path / "published.duckdb").stat()
+    monkeypatch.setattr(publishing, "_COPY", f"raise OSError({number}, 'no')")
+    with pytest.raises(ViewsError, match="the last one stays") as raised:
+        publish(projector.store, tmp_path / "published.duckdb")
+    assert type(raised.value) is error
+    assert (tmp_path / "published.duckdb").stat() == stamp
+    projector.close()
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_the_copy_that_is_being_made(
+    memory: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal sends it to all processes of a group, and a copy that it broke off would look like a full disk."""
+    projector = Projector(memory, tmp_path / "views.duckdb")
+    monkeypatch.setattr(publishing, "_COPY", "import os, sys; open(sys.argv[2], 'w').write(str(os.getpgid(0)))")
+    publish(projector.store, tmp_path / "published.duckdb")
+    assert (tmp_path / "published.duckdb").read_text() != str(os.getpgid(0))
+    projector.close()
 
 
 @pytest.mark.parametrize("seed", range(4))

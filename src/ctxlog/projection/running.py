@@ -30,7 +30,7 @@ PUBLISH_SHARE = 4
 """So many times as long as a publication takes, nothing is published: copying a large file must not become all the work."""
 
 ENDS_SECONDS = 0.5
-"""How long it is believed where partitions end, while there is work below. On Kafka that is a question a partition."""
+"""How long it is believed where partitions end. On Kafka that is a question a partition."""
 
 WAIT_SECONDS = 0.2
 """How long one wait for new records lasts. Other partitions are looked at in between."""
@@ -192,7 +192,6 @@ class Running:
             return False
         if once:
             return True
-        self._ends_at = float("-inf")
         self._wait(projector)
         return False
 
@@ -297,7 +296,7 @@ class Running:
         until = WAIT_SECONDS
         if self._changed:
             until = min(until, max(0.0, self._publish_at - time.monotonic()))
-        projector.log.wait(partition, projector.next_offsets[partition], until)
+        self._ends[partition] = projector.log.wait(partition, projector.next_offsets[partition], until)
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds

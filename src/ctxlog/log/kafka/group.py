@@ -31,7 +31,7 @@ POLL_SECONDS = 0.2
 COMMIT_SECONDS = 5.0
 """How often progress is committed at most."""
 
-CLOSE_SECONDS_MAX = 10.0
+CLOSE_SECONDS_MAX = 5.0
 
 MEMBER = {
     "partition.assignment.strategy": "cooperative-sticky",
