@@ -227,3 +227,21 @@ class ViewsFullError(ViewsError, RetriableError):
 
 class ViewsOutdatedError(ViewsError):
     """The file is of another version of the views, and is to be made anew."""
+
+
+class ProjectionError(ViewsError):
+    """A projection that somebody added cannot be used, or failed at an event. Nothing was changed.
+
+    Attributes:
+        projection: Its name, or what it was named by.
+        place: Where: a statement, or an event; empty where it is the projection as a whole.
+        reason: What is wrong.
+        advice: What to do.
+    """
+
+    def __init__(self, projection: str, place: str, reason: str, advice: str) -> None:
+        self.projection = projection
+        self.place = place
+        self.reason = reason
+        self.advice = advice
+        super().__init__(f"projection {projection}{', ' if place else ''}{place}: {reason}; nothing was changed. {advice}.")

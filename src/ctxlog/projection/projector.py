@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ctxlog.errors import BelowHorizonError, ViewsError
 from ctxlog.log.protocol import EventLog
 from ctxlog.log.resuming import digest_of, is_same
 from ctxlog.model.records import EventRecord, Record
+from ctxlog.projection.custom import Projection, SqlViews
+from ctxlog.projection.custom_tables import CustomTables
 from ctxlog.projection.rows import Batch
 from ctxlog.projection.store import Progress, Step, ViewStore
 from ctxlog.projection.streams import Residents, Stream
@@ -34,12 +37,23 @@ class Projector:
         log: The log.
         path: The view file, made where there is none.
         partitions: Which ones; all where not given.
+        projections: What people added (`custom.py`); what the file has of others is dropped.
+
+    Attributes:
+        custom: What was added, and what became of it.
 
     Raises:
+        ProjectionError: One of the projections is not in order, or failed at an event.
         ViewsError: See `ViewStore`; or the log is not the one that was projected.
     """
 
-    def __init__(self, log: EventLog, path: Path, partitions: Iterable[int] | None = None) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        path: Path,
+        partitions: Iterable[int] | None = None,
+        projections: Sequence[Projection | SqlViews] = (),
+    ) -> None:
         self.log = log
         self.path = path
         self.records = 0
@@ -47,8 +61,13 @@ class Projector:
         self._residents = Residents()
         self._contexts: dict[int, PartitionContext] = {}
         self._progress: dict[int, Progress] = {}
+        self._projections = projections
+        self._begin(range(log.partitions) if partitions is None else partitions)
+
+    def _begin(self, partitions: Iterable[int]) -> None:
         try:
-            self.assign(range(log.partitions) if partitions is None else partitions)
+            self.assign(partitions)
+            self.custom = CustomTables(self.store, self._projections)
         except BaseException:
             self.store.close()
             raise
@@ -124,7 +143,13 @@ class Projector:
                 break
         if not steps:
             return False
-        self.store.commit(batch, steps, datetime.now(UTC).replace(tzinfo=None))
+        also = None
+        if self.custom.live:
+            spans = {
+                partition: (self._progress[partition].next_offset, step.progress.next_offset) for partition, step in steps.items()
+            }
+            also = partial(self.custom.add, spans)
+        self.store.commit(batch, steps, datetime.now(UTC).replace(tzinfo=None), also)
         self._residents.put(list(batch.streams.values()))
         self._progress.update((partition, step.progress) for partition, step in steps.items())
         self.records += batch.records
@@ -183,7 +208,7 @@ class Projector:
         self._progress.clear()
         self._residents.clear()
         self.store = ViewStore(self.path, self.log.log_id, self.log.partitions)
-        self.assign(partitions)
+        self._begin(partitions)
 
     def close(self) -> None:
         """Let go of the file."""
