@@ -209,14 +209,15 @@ def _statements(name: str, source: str, text: str, kinds: Sequence[str]) -> Iter
     try:
         found = duckdb.extract_statements(text)
     except duckdb.Error as error:
-        raise ProjectionError(source, "", said(error), "Correct it") from error
+        at = re.search(r"^LINE (\d+):", str(error), re.M)
+        raise ProjectionError(source, f"line {at[1]}" if at else "", said(error), "Correct it") from error
     if not found:
         raise ProjectionError(source, "", "expected statements, found none", f"It may hold {_listed(kinds)}")
     begin = 0
     for number, statement in enumerate(found, 1):
         begin = text.index(statement.query, begin)
-        words = _words(statement.query)
-        line = text.count("\n", 0, begin + len(statement.query) - len(statement.query.lstrip())) + 1
+        words, before = _words(statement.query)
+        line = text.count("\n", 0, begin) + before.count("\n") + 1
         place = f"statement {number} (line {line})"
         begin += len(statement.query)
         if fault := _fault(name, words, kinds):
@@ -229,19 +230,16 @@ def _listed(kinds: Sequence[str]) -> str:
     return ", ".join(f"CREATE {kind}" for kind in kinds)
 
 
-def _words(query: str) -> list[str]:
-    """The words of a statement, as DuckDB tells them apart, without comments and what ends it."""
+def _words(query: str) -> tuple[list[str], str]:
+    """The words of a statement, as DuckDB tells them apart, without comments and what ends it; and what is before the first."""
     import duckdb
 
     encoded = query.encode()
     tokens = duckdb.tokenize(query)
     ends = [*(begin for begin, _ in tokens[1:]), len(encoded)]
-    words = [
-        encoded[begin:end].decode().strip()
-        for (begin, kind), end in zip(tokens, ends, strict=True)
-        if kind != duckdb.token_type.comment
-    ]
-    return words[:-1] if words and words[-1] == ";" else words
+    spans = [(begin, end) for (begin, kind), end in zip(tokens, ends, strict=True) if kind != duckdb.token_type.comment]
+    words = [encoded[begin:end].decode().strip() for begin, end in spans]
+    return words[:-1] if words and words[-1] == ";" else words, encoded[: spans[0][0] if spans else 0].decode()
 
 
 def _kind(words: Sequence[str]) -> str:
@@ -288,6 +286,5 @@ def _closing(words: Sequence[str]) -> int:
 
 
 def said(error: Exception) -> str:
-    """What DuckDB says of a statement; it quotes the statement at most."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return "; ".join(dict.fromkeys(line for line in (lines[0], *(line for line in lines if line.startswith("LINE "))) if line))
+    """What DuckDB says of a statement."""
+    return str(error).partition("\n")[0]

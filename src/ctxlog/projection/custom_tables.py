@@ -13,6 +13,7 @@ import json
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +206,8 @@ class CustomTables:
 
     def _write(self, pending: Pending) -> None:
         for table, batch in pending.batches():
-            self._connection.register("custom_batch", batch)
-            try:
-                self._connection.execute(f"INSERT INTO {pending.name}.{_name(table)} FROM custom_batch")
-            finally:
-                self._connection.unregister("custom_batch")
+            # Not registered under a name: the transaction, which may be long, would keep each of them to its end.
+            self._connection.from_arrow(batch).insert_into(f"{pending.name}.{_name(table)}")
 
 
 class Reading:
@@ -294,11 +292,11 @@ class Pending:
 
     def _array(self, table: str, field: pa.Field, column: Sequence[Any]) -> pa.Array:
         try:
-            return pa.array(column, field.type)
+            return _exactly(column, field.type)
         except _UNFIT as error:
             for place, value in zip(self._events[table], column, strict=True):
                 try:
-                    pa.array([value], field.type)
+                    _exactly([value], field.type)
                 except _UNFIT:
                     fault = f"column {table}.{field.name}: a {type(value).__name__} that is no {field.type}"
                     raise self._failure(place, fault) from error
@@ -317,6 +315,32 @@ def _pair(given: Any) -> tuple[str, tuple[Any, ...]]:
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and isinstance(given[1], (tuple, list)):
         return given[0], tuple(given[1])
     return "", ()
+
+
+def _exactly(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    array = pa.array(values, kind)
+    if (pa.types.is_integer(kind) or pa.types.is_nested(kind)) and not all(_is_whole(value, kind) for value in values):
+        raise TypeError("pyarrow would cut off what is behind the point, and leave out members that a struct has not")
+    return array
+
+
+def _is_whole(value: Any, kind: pa.DataType) -> bool:
+    """Whether there is an integer wherever one belongs, and no member that would be left out."""
+    if value is None:
+        return True
+    if pa.types.is_integer(kind):
+        return isinstance(value, Integral)
+    if pa.types.is_list(kind):
+        return all(_is_whole(each, kind.value_type) for each in value)
+    if pa.types.is_struct(kind):
+        members = {member.name: member.type for member in kind}
+        return isinstance(value, Mapping) and all(
+            name in members and _is_whole(each, members[name]) for name, each in value.items()
+        )
+    if pa.types.is_map(kind):
+        pairs = value.items() if isinstance(value, Mapping) else value
+        return all(_is_whole(key, kind.key_type) and _is_whole(each, kind.item_type) for key, each in pairs)
+    return True
 
 
 def _place(event: ProjectedEvent) -> tuple[str, int, int, int]:
