@@ -231,3 +231,21 @@ class ViewsOutdatedError(ViewsError):
 
 class QueryStoppedError(CtxlogError):
     """A query would have taken longer than it may, or more memory; nothing of its answer is to be used."""
+
+
+class ProjectionError(ViewsError):
+    """A projection that somebody added cannot be used, or failed at an event. Nothing was changed.
+
+    Attributes:
+        projection: Its name, or what it was named by.
+        place: Where: a statement, or an event; empty where it is the projection as a whole.
+        reason: What is wrong.
+        advice: What to do.
+    """
+
+    def __init__(self, projection: str, place: str, reason: str, advice: str) -> None:
+        self.projection = projection
+        self.place = place
+        self.reason = reason
+        self.advice = advice
+        super().__init__(f"projection {projection}{', ' if place else ''}{place}: {reason}; nothing was changed. {advice}.")

@@ -57,6 +57,14 @@ def instance_option(function: F) -> F:
     return decorate(function)
 
 
+def projection_option(function: F) -> F:
+    """`--projection NAME`, any number of them."""
+    decorate = click.option(
+        "--projection", "projections", multiple=True, metavar="NAME", help="A view of your own: FILE.sql or module:Class."
+    )
+    return decorate(function)
+
+
 def instance_of(session: Session, views: Path | None, name: str) -> Instance:
     """The instance that the options name."""
     from ctxlog.projection.instance import Instance
@@ -74,6 +82,7 @@ def instance_of(session: Session, views: Path | None, name: str) -> Instance:
 @click.option("--once", is_flag=True, help="End where the log ends when it begins; all partitions.")
 @instance_option
 @views_option
+@projection_option
 @click.option(
     "--publish-seconds",
     type=click.FloatRange(min=0),
@@ -87,7 +96,13 @@ def instance_of(session: Session, views: Path | None, name: str) -> Instance:
 @output_option
 @click.pass_obj
 def run_command(
-    session: Session, once: bool, name: str, views: Path | None, publish_seconds: float, metrics_port: int | None
+    session: Session,
+    once: bool,
+    name: str,
+    views: Path | None,
+    projections: tuple[str, ...],
+    publish_seconds: float,
+    metrics_port: int | None,
 ) -> None:
     """Project the log's records into DuckDB, each exactly once, and publish NAME.duckdb in the views' folder now and then.
 
@@ -96,15 +111,24 @@ def run_command(
 
     On Kafka several instances, each with its own NAME, share the partitions.
     """
+    from ctxlog.projection.custom import load_projections
     from ctxlog.projection.running import Running
     from ctxlog.replay.keeping import CacheKeeper
     from ctxlog.wiring import join_group
 
-    instance = instance_of(session, views, name)
+    instance, added = instance_of(session, views, name), load_projections(projections)
     with session.opened() as opened, contextlib.ExitStack() as stack:
         watch = stack.enter_context(Watch())
         caches = CacheKeeper(opened.log, opened.snapshots)
-        running = Running(opened.log, instance, publish_seconds=publish_seconds, caches=caches, tell=watch.tell, show=watch.show)
+        running = Running(
+            opened.log,
+            instance,
+            publish_seconds=publish_seconds,
+            projections=added,
+            caches=caches,
+            tell=watch.tell,
+            show=watch.show,
+        )
         caught = stack.enter_context(_signals(running))
         if metrics_port is not None:
             from ctxlog.projection.metrics import Metrics
@@ -228,20 +252,36 @@ def _duration(seconds: float) -> str:
 
 
 @projector_command.command("rebuild", short_help="Make the views anew")
+@click.argument("view", required=False)
 @instance_option
 @views_option
+@projection_option
 @log_option
 @output_option
 @click.pass_obj
-def rebuild_command(session: Session, name: str, views: Path | None) -> None:
+def rebuild_command(session: Session, view: str | None, name: str, views: Path | None, projections: tuple[str, ...]) -> None:
     """Project all of the log into a new file, compare it with the log once more, and put it in the old one's place. Readers keep
     the old views until then. Refuses while a projector runs on them.
-    """
-    from ctxlog.projection.rebuild import rebuild
 
-    instance = instance_of(session, views, name)
+    With VIEW, the name of one that --projection adds, that one alone is made anew. The views that come with ctxlog hold no rows
+    of their own: they are made anew with `events`.
+    """
+    from ctxlog.projection.custom import load_projections
+    from ctxlog.projection.rebuild import rebuild, rebuild_one
+
+    instance, added = instance_of(session, views, name), load_projections(projections)
+    if view is not None:
+        if view not in [one.name for one in added]:
+            raise click.UsageError(f"view {view!r}: expected the name of one that --projection adds; nothing was changed.")
+        with session.opened() as opened:
+            rebuild_one(opened.log, instance, view, added, note)
+        if session.people:
+            line(f"rebuilt: {text.visible(view)}; published in {text.visible(str(instance.published))}")
+        else:
+            print_json({"view": view, "file": str(instance.published)}, session.output)
+        return
     with session.opened() as opened, progress("Projecting") as projecting, progress("Comparing with the log") as checking:
-        made = rebuild(opened.log, instance, projecting=projecting, checking=checking)
+        made = rebuild(opened.log, instance, added, projecting=projecting, checking=checking)
     if session.people:
         line(f"rebuilt: {text.count(made.records, 'record')}; published in {text.visible(str(instance.published))}")
         return

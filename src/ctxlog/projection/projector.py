@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from ctxlog.errors import BelowHorizonError, ViewsError
 from ctxlog.log.protocol import EventLog
 from ctxlog.log.resuming import digest_of, is_same
 from ctxlog.model.records import EventRecord, Record
+from ctxlog.projection.custom import Projection, SqlViews
+from ctxlog.projection.custom_tables import CustomTables
 from ctxlog.projection.rows import Batch
 from ctxlog.projection.store import Progress, Step, ViewStore
 from ctxlog.projection.streams import Residents, Stream, forget_texts
@@ -51,12 +54,26 @@ class Projector:
         log: The log.
         path: The view file, made where there is none.
         partitions: Which ones; all where not given.
+        projections: What people added (`custom.py`); what the file has of others is dropped.
+        anew: Name of one of them that is made anew even where it did not change.
+
+    Attributes:
+        custom: What was added, and what became of it.
 
     Raises:
+        ProjectionError: One of the projections is not in order, or failed at an event.
         ViewsError: See `ViewStore`; or the log is not the one that was projected.
     """
 
-    def __init__(self, log: EventLog, path: Path, partitions: Iterable[int] | None = None) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        path: Path,
+        partitions: Iterable[int] | None = None,
+        projections: Sequence[Projection | SqlViews] = (),
+        *,
+        anew: str | None = None,
+    ) -> None:
         self.log = log
         self.path = path
         self.records = 0
@@ -66,7 +83,9 @@ class Projector:
         self._progress: dict[int, Progress] = {}
         self._assigned: frozenset[int] = frozenset()
         self._turn = 0
+        self._projections = projections
         try:
+            self.custom = CustomTables(self.store, projections, anew=anew)
             self.assign(range(log.partitions) if partitions is None else partitions)
         except BaseException:
             self.store.close()
@@ -168,7 +187,13 @@ class Projector:
         batch, steps = Batch(), {}
         for partition, records, end, whole in fetched:
             steps[partition] = self._take(batch, partition, records, end, whole=whole)
-        self.store.commit(batch, steps, datetime.now(UTC).replace(tzinfo=None))
+        also = None
+        if self.custom.live:
+            spans = {
+                partition: (self._progress[partition].next_offset, step.progress.next_offset) for partition, step in steps.items()
+            }
+            also = partial(self.custom.add, spans)
+        self.store.commit(batch, steps, datetime.now(UTC).replace(tzinfo=None), also)
         self._residents.put(list(batch.streams.values()))
         self._progress.update((partition, step.progress) for partition, step in steps.items())
         self.records += batch.records
@@ -232,6 +257,7 @@ class Projector:
         self._progress.clear()
         self._residents.clear()
         self.store = ViewStore(self.path, self.log.log_id, self.log.partitions)
+        self.custom = CustomTables(self.store, self._projections)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -7,13 +7,14 @@ Until the last steps the old files stay as they are, and readers notice nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ctxlog.errors import ViewsError
 from ctxlog.log.protocol import EventLog
 from ctxlog.log.resuming import digest_of
+from ctxlog.projection.custom import Projection, SqlViews
 from ctxlog.projection.instance import Instance
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.publish import publish
@@ -34,12 +35,20 @@ class Rebuilt(NamedTuple):
     next_offsets: dict[int, int]
 
 
-def rebuild(log: EventLog, instance: Instance, *, projecting: Step | None = None, checking: Step | None = None) -> Rebuilt:
+def rebuild(
+    log: EventLog,
+    instance: Instance,
+    projections: Sequence[Projection | SqlViews] = (),
+    *,
+    projecting: Step | None = None,
+    checking: Step | None = None,
+) -> Rebuilt:
     """Make an instance's views anew, all partitions up to where they end now, and publish them.
 
     Args:
         log: The log.
         instance: Whose views.
+        projections: What people added.
         projecting, checking: Told how much is projected, and compared, and of how much.
 
     Raises:
@@ -49,7 +58,7 @@ def rebuild(log: EventLog, instance: Instance, *, projecting: Step | None = None
     with instance.owned():
         try:
             instance.drop_draft()
-            projector = Projector(log, instance.draft)
+            projector = Projector(log, instance.draft, projections=projections)
             try:
                 projector.run_once(projecting)
                 made = Rebuilt(projector.records, projector.next_offsets)
@@ -67,6 +76,33 @@ def rebuild(log: EventLog, instance: Instance, *, projecting: Step | None = None
         finally:
             store.close()
     return made
+
+
+def rebuild_one(
+    log: EventLog, instance: Instance, name: str, projections: Sequence[Projection | SqlViews], tell: Callable[[str], None]
+) -> None:
+    """Make one of the projections that people added anew, out of what the file has, and publish the file.
+
+    Args:
+        log: The log.
+        instance: Whose views.
+        name: Of the projection, which is one of `projections`.
+        projections: All that were added.
+        tell: Takes a sentence for each that was made.
+
+    Raises:
+        ViewsBusyError: A projector works on them; nothing was changed.
+        ProjectionError: It failed at an event; nothing was changed.
+        ViewsError: The file cannot be written.
+    """
+    with instance.owned():
+        projector = Projector(log, instance.file, (), projections, anew=name)
+        try:
+            for said in projector.custom.notes:
+                tell(f"{said}.")
+            publish(projector.store, instance.published)
+        finally:
+            projector.close()
 
 
 def check(log: EventLog, store: ViewStore, progress: Step | None = None) -> None:

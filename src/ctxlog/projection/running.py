@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from ctxlog.errors import RetriableError, ViewsBusyError, ViewsError, ViewsFullError, ViewsOutdatedError
 from ctxlog.log.protocol import Bounds, EventLog
 from ctxlog.model.records import NewRecord, Placed, Record
 from ctxlog.projection.coverage import coverage_of
+from ctxlog.projection.custom import Projection, SqlViews
 from ctxlog.projection.figures import Figures
 from ctxlog.projection.instance import Instance
 from ctxlog.projection.projector import Fetched, Projector
@@ -74,6 +76,7 @@ class Running:
         log: The log.
         instance: Whose files it writes.
         publish_seconds: How often it publishes at most, where something changed.
+        projections: What people added; see `custom.py`.
         caches: Told what was read of the log, for index and snapshots; None keeps neither.
         tell: Takes a sentence for whoever watches.
         show: Told after each step that there are new figures.
@@ -89,6 +92,7 @@ class Running:
         instance: Instance,
         *,
         publish_seconds: float = PUBLISH_SECONDS,
+        projections: Sequence[Projection | SqlViews] = (),
         caches: CacheKeeper | None = None,
         tell: Callable[[str], None] = lambda _: None,
         show: Callable[[Figures], None] = lambda _: None,
@@ -99,6 +103,7 @@ class Running:
         self.waiting = False
         self._share: Share | None = None
         self._publish_seconds = publish_seconds
+        self._projections = projections
         self._caches = caches
         self._tell = tell
         self._show = show
@@ -205,9 +210,8 @@ class Running:
         return self._projector
 
     def _open(self) -> Projector:
-        log = _Watched(self.log, self)
         try:
-            return Projector(log, self.instance.file, ())
+            return self._opened(self.instance.file)
         except ViewsOutdatedError:
             if not self._renewing:
                 self._tell(
@@ -216,10 +220,17 @@ class Running:
                 )
             self._renewing = True
         try:
-            return Projector(log, self.instance.draft, ())
+            return self._opened(self.instance.draft)
         except ViewsOutdatedError:
             self.instance.drop_draft()
-            return Projector(log, self.instance.draft, ())
+            return self._opened(self.instance.draft)
+
+    def _opened(self, file: Path) -> Projector:
+        projector = Projector(_Watched(self.log, self), file, (), self._projections)
+        for said in projector.custom.notes:
+            self._tell(f"{said}.")
+            self._changed = True
+        return projector
 
     def _take_share(self, projector: Projector) -> None:
         if self._share is None or self._renewing:  # What is made anew lacks nothing of what there was.

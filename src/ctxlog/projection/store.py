@@ -7,7 +7,7 @@ DuckDB lets one process write a file or many read it. This one is written, by on
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -220,23 +220,34 @@ class ViewStore:
             found.setdefault(stream_id, []).append((append_id, append_count, offset))
         return found
 
-    def commit(self, batch: Batch, steps: Mapping[int, Step], applied_at: datetime) -> None:
+    def commit(
+        self, batch: Batch, steps: Mapping[int, Step], applied_at: datetime, also: Callable[[], None] | None = None
+    ) -> None:
         """Keep a batch and the progress that it makes: all of it, or nothing.
 
         Args:
             batch: The rows.
             steps: By partition.
             applied_at: Now, without a zone, UTC.
+            also: What else belongs to it; called when the rows are there.
 
         Raises:
             ViewsFullError: The disk is full; the file must be opened again.
             ViewsError: It cannot be written; likewise.
         """
+        with self.transaction():
+            self._write(batch, steps, applied_at)
+            if also is not None:
+                also()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of what is done inside, or nothing. Raises as `commit` does."""
         import duckdb
 
         try:
             self.connection.execute("BEGIN")
-            self._write(batch, steps, applied_at)
+            yield
             self.connection.execute("COMMIT")
         except (duckdb.Error, OSError) as error:
             with contextlib.suppress(duckdb.Error):

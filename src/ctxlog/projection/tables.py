@@ -218,6 +218,7 @@ CREATE TABLE projection.progress (partition INTEGER, next_offset BIGINT, last_of
     last_at TIMESTAMP, applied_at TIMESTAMP);
 CREATE TABLE projection.controls (partition INTEGER, record_offset BIGINT, recorded_at BIGINT, key BLOB, value BLOB);
 CREATE TABLE projection.publication (published_at TIMESTAMP, partition INTEGER);
+CREATE TABLE projection.custom (name VARCHAR, kind VARCHAR, version VARCHAR, definition VARCHAR);
 """
 )
 
