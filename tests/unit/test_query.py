@@ -250,6 +250,19 @@ def test_a_function_that_does_not_stop_is_given_up(views_folder: Path, monkeypat
                 views, "SELECT count(*) FROM range(100000) a, range(20000) b WHERE a.range * b.range % 7 = 3", timeout_seconds=0.1
             )
         assert views._worker.stuck
+        with pytest.raises(QueryStoppedError, match="has not stopped yet"):
+            views.ask("SELECT 1")
+
+
+def test_an_answer_need_not_be_taken_to_its_end(views_folder: Path) -> None:
+    """What is still being looked for is stopped by the next query, and when the views are closed."""
+    with Views(views_folder) as views:
+        for _ in range(2):
+            answer = views.ask(f"SELECT range FROM range(100000) UNION ALL {RUNS_LONG}")
+            assert next(answer.batches)[0] == (0,)
+            assert asked(views, "SELECT 1") == [(1,)]
+        answer = views.ask(f"SELECT range FROM range(100000) UNION ALL {RUNS_LONG}")
+        assert next(answer.batches)[0] == (0,)
 
 
 def test_a_query_that_needs_too_much_memory_is_stopped(views_folder: Path) -> None:

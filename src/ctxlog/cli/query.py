@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,16 +84,14 @@ def _print(views: Views, sql: str, form: str, timeout: float) -> None:
         views.write_parquet(sql, sys.stdout.buffer, timeout_seconds=timeout)
         return
     answer = views.ask(sql, timeout_seconds=timeout)
-    # Also when the output ends early, so that nothing of DuckDB runs when it is closed.
-    with contextlib.closing(answer.batches):
-        if form == "json":
-            answers.print_object(answer, views.coverage)
-        elif form == "jsonl":
-            answers.print_lines(answer)
-        elif form == "csv":
-            answers.print_csv(answer)
-        else:
-            answers.print_table(answer)
+    if form == "json":
+        answers.print_object(answer, views.coverage)
+    elif form == "jsonl":
+        answers.print_lines(answer)
+    elif form == "csv":
+        answers.print_csv(answer)
+    else:
+        answers.print_table(answer)
 
 
 def _say_age(coverage: list[Coverage]) -> None:

@@ -8,6 +8,7 @@ What is open stays as it is while newer files are published.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Generator
 from datetime import datetime
@@ -103,6 +104,7 @@ class Views:
                 raise self._failure(error) from error
             raise
         self._worker = Worker(self.connection.interrupt)
+        self._asking = False
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         connection: duckdb.DuckDBPyConnection = _duckdb().connect(
@@ -158,8 +160,10 @@ class Views:
             QueryStoppedError: It takes too long, or too much memory. May come with a later batch, too.
             ViewsError: The file is damaged. Likewise.
         """
+        self._settle()
         self._check(sql)
         deadline = Deadline(timeout_seconds)
+        self._asking = True
         self._do(lambda: self.connection.execute(sql), deadline, timeout_seconds)
         columns = [Column(name, str(kind)) for name, kind, *_ in self.connection.description or ()]
         explained = [column.name for column in columns] == ["explain_key", "explain_value"]
@@ -168,6 +172,7 @@ class Views:
     def _batches(self, deadline: Deadline, timeout_seconds: float) -> Generator[list[tuple[Any, ...]]]:
         while rows := self._do(lambda: self.connection.fetchmany(BATCH_ROWS), deadline, timeout_seconds):
             yield rows
+        self._asking = False
 
     def write_parquet(self, sql: str, sink: BinaryIO, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Write an answer as a Parquet file.
@@ -185,8 +190,10 @@ class Views:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        self._settle()
         self._check(sql)
         deadline = Deadline(timeout_seconds)
+        self._asking = True
         relation = self._do(lambda: self.connection.sql(sql), deadline, timeout_seconds)
         for name, kind in zip(relation.columns, relation.types, strict=True):
             if _NO_PARQUET.search(str(kind)):
@@ -197,6 +204,7 @@ class Views:
         with pq.ParquetWriter(_Counted(sink), schema, compression="zstd") as writer:
             while (batch := self._do(lambda: next(reader, None), deadline, timeout_seconds)) is not None:
                 writer.write_batch(batch.rename_columns(names))
+        self._asking = False
 
     def _check(self, sql: str) -> None:
         """See that it is one statement, which reads. (DuckDB itself refuses the others on what is open for reading only.)"""
@@ -247,8 +255,19 @@ class Views:
             )
         return InvalidInputError(str(error))
 
+    def _settle(self) -> None:
+        """End a query whose answer was not taken to its end: DuckDB goes on with it, and waits for that before anything else."""
+        if self._asking and not self._worker.stuck:
+            with contextlib.suppress(TimeIsUpError, _duckdb().Error):
+                self._worker.do(lambda: self.connection.execute("SELECT 1"), Deadline(0))
+            self._asking = False
+        if self._worker.stuck:
+            raise QueryStoppedError("an earlier query has not stopped yet; nothing was read. Open the views again.")
+
     def close(self) -> None:
         """Let go of the files."""
+        with contextlib.suppress(QueryStoppedError):
+            self._settle()
         self._worker.close()
         if not self._worker.stuck:
             self.connection.close()
