@@ -72,6 +72,12 @@ def rows(path: Path) -> int:
     return int(found)
 
 
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Of a file that was not replaced and not written. (The time of its last read may be another one.)"""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
 class Run:
     """A projector that runs in a thread.
 

@@ -30,7 +30,7 @@ from ctxlog.projection import tables
 from ctxlog.projection.instance import Instance
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.running import Running, StoppedError
-from running import Failing, contents, expected, rows, run, until, write
+from running import Failing, contents, expected, rows, run, stamp_of, until, write
 
 
 @pytest.fixture
@@ -78,10 +78,9 @@ def test_once_again_projects_nothing_twice_and_publishes_nothing_new(
 ) -> None:
     write(memory, 20)
     once(memory, instance)
-    before = instance.published.stat()
+    before = stamp_of(instance.published)
     assert once(memory, instance).figures.records == 0
-    after = instance.published.stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert stamp_of(instance.published) == before
     write(memory, 5)
     once(memory, instance)
     assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
@@ -151,7 +150,7 @@ def test_what_no_waiting_mends_ends_it_and_publishes_nothing_more(
     memory: MemoryLog, instance: Instance, error: Exception
 ) -> None:
     once(memory, instance)
-    stamp, log = instance.published.stat(), Failing(memory)
+    stamp, log = stamp_of(instance.published), Failing(memory)
 
     def fail(_: str) -> None:
         raise error
@@ -160,7 +159,7 @@ def test_what_no_waiting_mends_ends_it_and_publishes_nothing_more(
     log.fail = fail
     with pytest.raises(type(error)):
         Running(log, instance).run()
-    assert instance.published.stat() == stamp
+    assert stamp_of(instance.published) == stamp
 
 
 def test_a_log_that_lacks_what_was_projected_is_refused(memory: MemoryLog, instance: Instance, monkeypatch: Any) -> None:
@@ -218,11 +217,11 @@ def test_making_anew_that_was_stopped_goes_on_where_it_was(
     once(memory, instance)
     monkeypatch.setattr(tables, "VIEW_VERSION", tables.VIEW_VERSION + 1)
     monkeypatch.setattr(projecting, "BATCH_RECORDS", 5)
-    stamp = instance.published.stat()
+    stamp = stamp_of(instance.published)
     running = Running(memory, instance)
     running._show = lambda figures: running.stop() if figures.batches == 2 else None
     assert running.run() is False
-    assert instance.published.stat() == stamp
+    assert stamp_of(instance.published) == stamp
     again = once(memory, instance)
     assert again.figures.records + running.figures.records == rows(instance.published)
     assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")

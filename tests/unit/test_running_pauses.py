@@ -27,7 +27,7 @@ from ctxlog.projection.projector import Projector
 from ctxlog.projection.publish import publish
 from ctxlog.projection.running import Running
 from ctxlog.projection.store import ViewStore
-from running import Failing, Run, contents, expected, rows, run, until, write
+from running import Failing, Run, contents, expected, rows, run, stamp_of, until, write
 
 
 @pytest.fixture
@@ -157,12 +157,12 @@ def test_only_a_full_disk_counts_as_one_when_a_copy_cannot_be_made(
     """Anything else would be waited for in vain."""
     projector = Projector(memory, tmp_path / "views.duckdb")
     publish(projector.store, tmp_path / "published.duckdb")
-    stamp = (tmp_path / "published.duckdb").stat()
+    stamp = stamp_of(tmp_path / "published.duckdb")
     monkeypatch.setattr(publishing, "_COPY", f"raise OSError({number}, 'no')")
     with pytest.raises(ViewsError, match="the last one stays") as raised:
         publish(projector.store, tmp_path / "published.duckdb")
     assert type(raised.value) is error
-    assert (tmp_path / "published.duckdb").stat() == stamp
+    assert stamp_of(tmp_path / "published.duckdb") == stamp
     projector.close()
 
 

@@ -1,4 +1,4 @@
-"""What every view must show, computed from a stream's history by lists and loops: no SQL, no Arrow, none of the projector's code."""
+"""What every view must show, computed from a stream's history by lists and loops: no SQL, no Arrow, no code of the projector."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ class Told:
         self.entries = list(history(replayer, stream_id, replayer.end(stream_id)))
         self.accepted = [entry for entry in self.entries if entry.outcome == "accepted"]
         records = [
-            (entry.version, entry.effect_offset, oracle.OracleRecord(entry.offset, entry.type, entry.meta, entry.payload, bytes.fromhex(entry.digest)))
+            (
+                entry.version,
+                entry.effect_offset,
+                oracle.OracleRecord(entry.offset, entry.type, entry.meta, entry.payload, bytes.fromhex(entry.digest)),
+            )
             for entry in self.accepted
-        ]  # fmt: skip
+        ]
         self.state, anomalies = oracle.fold(stream_id, records)
         odd = {anomaly["version"] for anomaly in anomalies}
         self.effective = [entry for entry in self.accepted if entry.version not in odd]
@@ -180,7 +184,9 @@ def contexts(told: Told) -> list[Row]:
             "facts": len(state["facts"]),
             "fact_values": {key: fact["value"] for key, fact in state["facts"].items()},
             "tool_calls": len(order),
-            "open_calls": sorted((id_ for id_, call in state["tool_calls"].items() if call["status"] == "open"), key=order.__getitem__),
+            "open_calls": sorted(
+                (id_ for id_, call in state["tool_calls"].items() if call["status"] == "open"), key=order.__getitem__
+            ),
             "changed_at": told.accepted[-1].time * 1000,
             "newer": None,
         }
