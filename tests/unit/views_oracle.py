@@ -1,4 +1,4 @@
-"""What every view must show, computed from a stream's history by lists and loops: no SQL, no Arrow, no code of the projector."""
+"""What every view must show, computed from the history by lists and loops: no SQL, none of the projector's code."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class Told:
         self.accepted = [entry for entry in self.entries if entry.outcome == "accepted"]
         records = [
             (
-                entry.version,
+                entry.version or 0,
                 entry.effect_offset,
-                oracle.OracleRecord(entry.offset, entry.type, entry.meta, entry.payload, bytes.fromhex(entry.digest)),
+                oracle.OracleRecord(entry.offset, entry.type, entry.meta, entry.payload, digest),
             )
             for entry in self.accepted
+            for digest in [bytes.fromhex(entry.digest)]
         ]
         self.state, anomalies = oracle.fold(stream_id, records)
         odd = {anomaly["version"] for anomaly in anomalies}
@@ -166,7 +167,7 @@ def reads(told: Told) -> list[Row]:
 def contexts(told: Told) -> list[Row]:
     if not told.accepted:
         return []
-    state, parent = told.state, told.state["parent"] or {}
+    state, parent, calls = told.state, told.state["parent"] or {}, told.state["tool_calls"]
     last = state["messages"][-1] if state["messages"] else {}
     order = {row["call_id"]: row["version"] for row in tool_calls(told)}
     return [
@@ -184,13 +185,11 @@ def contexts(told: Told) -> list[Row]:
             "facts": len(state["facts"]),
             "fact_values": {key: fact["value"] for key, fact in state["facts"].items()},
             "tool_calls": len(order),
-            "open_calls": sorted(
-                (id_ for id_, call in state["tool_calls"].items() if call["status"] == "open"), key=order.__getitem__
-            ),
+            "open_calls": [call_id for call_id in sorted(order, key=order.__getitem__) if calls[call_id]["status"] == "open"],
             "changed_at": told.accepted[-1].time * 1000,
             "newer": None,
         }
-    ]  # fmt: skip
+    ]
 
 
 def agents(log: EventLog, every: Iterable[Told]) -> list[Row]:
