@@ -25,13 +25,6 @@ MESSAGE = "ctxlog.MessageAppended"
 MESSAGES = {"message": "hello"}
 
 
-@pytest.fixture
-def topic(kafka: Any) -> str:
-    name = kafka.topic()
-    KafkaLog.create(kafka.url(name), 2)[0].close()
-    return name
-
-
 def values(log: ContextLog, stream_id: str) -> list[bytes]:
     partition = log.replayer.reader.partition(stream_id)
     return [record.value or b"" for record in log.log.read(partition, 0, 10**6, key=stream_id.encode())]

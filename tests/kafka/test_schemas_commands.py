@@ -22,14 +22,6 @@ DOWN = "http://127.0.0.1:1"
 
 
 @pytest.fixture
-def topic(kafka: Any) -> str:
-    """A new log of two partitions."""
-    name = kafka.topic()
-    KafkaLog.create(kafka.url(name), 2)[0].close()
-    return name
-
-
-@pytest.fixture
 def plain(kafka: Any, topic: str) -> str:
     """Its URL without a registry."""
     return kafka.url(topic)

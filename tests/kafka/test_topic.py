@@ -18,6 +18,8 @@ from ctxlog.errors import BelowHorizonError, GenesisError, InvalidInputError, Lo
 from ctxlog.log.kafka import KafkaLog
 from ctxlog.log.kafka import log as kafka_log
 from ctxlog.log.kafka import topic as topics
+from ctxlog.log.kafka.clients import Clients
+from ctxlog.log.kafka.location import Location, Properties
 from ctxlog.model.records import NewRecord
 
 LOG_SETTINGS = {
@@ -165,6 +167,19 @@ def test_an_init_that_another_one_overtakes_joins_it(
     log, _ = KafkaLog.create(url)
     log.close()
     assert [log.log_id] == first
+
+
+def test_init_goes_by_the_broker_that_showed_the_new_topic(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows on one broker sooner than on another: asked again, another one might not know it yet."""
+    look, answers = topics.describe, [True, True, False]
+
+    def late(*arguments: Any) -> topics.Topic | None:
+        return look(*arguments) if not answers or answers.pop(0) else None
+
+    monkeypatch.setattr(topics, "describe", late)
+    clients = Clients(Location.parse(url), Properties({}, {}))
+    assert topics.create(clients, 2)
+    clients.close()
 
 
 def test_init_takes_no_topic_that_holds_something_else(kafka: Any, url: str, topic: str, admin: AdminClient) -> None:

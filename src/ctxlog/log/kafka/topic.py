@@ -288,9 +288,7 @@ def create(clients: Clients, partitions: int | None, *, adopt: bool = False) -> 
         LogOpenError: What is there cannot become a log; nothing was changed.
     """
     made = _make_topic(clients, partitions)
-    topic = describe(clients)
-    if topic is None:
-        raise LogOpenError(f"{clients.location.name}: the topic was made and does not show; run `ctxlog init` again.")
+    topic = _led(clients)
     reasons = list(map(str, faults(settings(clients))))
     if reasons:
         raise LogOpenError(
@@ -354,17 +352,17 @@ def _make_topic(clients: Clients, partitions: int | None) -> bool:
         return True
 
     made: bool = clients.ask(f"creating topic {name!r}", question)
-    _until_led(clients)
     return made
 
 
-def _until_led(clients: Clients) -> None:
-    """Wait until every partition of a new topic has a leader that answers."""
+def _led(clients: Clients) -> Topic:
+    """The topic, once every partition has a leader. One that is new shows on one broker sooner than on another."""
 
-    def question(_timeout: float) -> bool:
+    def question(_timeout: float) -> Topic:
         topic = describe(clients)
         if topic is None or topic.leaderless:
             raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
-        return True
+        return topic
 
-    clients.ask("leaders of the new topic", question)
+    found: Topic = clients.ask(f"leaders of topic {clients.location.topic!r}", question)
+    return found
