@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +30,6 @@ from unit.custom_projector import Texts
 from unit.test_core_against_oracle import Play, plays
 
 Rows = Iterator[tuple[str, tuple[Any, ...]]]
-CHILD = Path(__file__).with_name("custom_projector.py")
 
 
 class Everything(Projection):
@@ -131,6 +126,22 @@ def test_tables_do_not_depend_on_batches_restarts_and_when_a_projection_came(
             ).fetchall()
             assert rows == [(version, one.meta["event_id"], one.offset, partition) for version, _, one in accepted]
         projector.close()
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+@pytest.mark.parametrize("chunk_bytes", [1, 700, 100_000])
+@pytest.mark.parametrize("chunk_rows", [1, 2, 5, 100])
+def test_an_old_file_is_gone_through_once_whatever_fits_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_rows: int, chunk_bytes: int, window: int
+) -> None:
+    log = messages(*("x" * (number * 37 % 400) for number in range(23)))
+    projected(log, tmp_path / "v.duckdb").close()
+    monkeypatch.setattr(custom_tables, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(custom_tables, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(custom_tables, "WINDOW", window)
+    projector = Projector(log, tmp_path / "v.duckdb", projections=[Texts()])
+    assert query(projector, "SELECT version FROM texts.said ORDER BY rowid") == [(version,) for version in range(1, 24)]
+    projector.close()
 
 
 def test_events_have_the_members_and_times_that_the_views_have(tmp_path: Path) -> None:
@@ -330,62 +341,3 @@ def test_after_a_failed_commit_and_a_restart_nothing_is_missing_or_there_twice(
     assert failed == 3
     assert query(projector, "SELECT version FROM texts.said ORDER BY rowid") == [(version,) for version in range(1, 31)]
     projector.close()
-
-
-class Killed:
-    """Projectors in processes of their own, each killed at some event or transaction or soon after."""
-
-    def __init__(self, url: str, path: Path, seed: int) -> None:
-        self.url, self.path, self.dice = url, path, random.Random(seed)
-
-    def run(self, version: int, words: int | None) -> bool:
-        """Run one until it has said so many words, and kill it; without a number, to its end. Whether it was killed."""
-        command = [sys.executable, str(CHILD), self.url, str(self.path), str(version)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            said = 0
-            while child.stdout.readline():
-                said += 1
-                if said == words:
-                    if self.dice.random() < 0.5:  # Not where it waits, but somewhere behind it.
-                        child.stdin.write("\n")
-                        child.stdin.flush()
-                        time.sleep(self.dice.random() * 0.01)
-                    child.kill()
-                    break
-                child.stdin.write("\n")
-                child.stdin.flush()
-            child.stdin.close()
-            child.wait()
-        assert child.returncode in (0, -signal.SIGKILL)
-        return child.returncode != 0
-
-    def versions(self) -> list[Any]:
-        with duckdb.connect(str(self.path), read_only=True) as connection:
-            return connection.execute("SELECT version, content FROM texts.said ORDER BY rowid").fetchall()
-
-
-@pytest.mark.slow
-def test_killed_again_and_again_it_projects_each_event_once(tmp_path: Path) -> None:
-    """Live, and while tables are made anew: until that is done they are what they were."""
-    url = f"embedded:{tmp_path / 'log'}"
-    texts = [f"text {number}" for number in range(60)]
-    with ContextLog.open(url) as log:
-        log.context("a/1").append_each([(MessageAppended(role="user", content=text), {}) for text in texts])
-    expected = {
-        version: [(number, f"{text}, by version {version}") for number, text in enumerate(texts, 1)] for version in (1, 2)
-    }
-    killed = Killed(url, tmp_path / "v.duckdb", 20261125)
-    kills = 0
-    while kills < 12:
-        kills += killed.run(1, killed.dice.randint(2, 9))
-        kept = killed.versions()
-        assert kept == expected[1][: len(kept)]
-    killed.run(1, None)
-    assert killed.versions() == expected[1]
-    for words in (1, 5, 30, 59, 60):
-        assert killed.run(2, words)
-        assert killed.versions() in ([expected[1]] if words < 60 else [expected[1], expected[2]])
-    killed.run(2, None)
-    assert killed.versions() == expected[2]
