@@ -115,7 +115,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_it_is_refused_and_changes_nothing(folder: Path, attack: str) -> None:
-    secret_of_this_function = [SECRET]
     places = {
         "secret": folder / "secret.csv",
         "views": folder / "current.duckdb",
@@ -124,15 +123,10 @@ def test_it_is_refused_and_changes_nothing(folder: Path, attack: str) -> None:
     }
     before = {path.name: hashlib.sha256(path.read_bytes()).digest() for path in folder.iterdir()}
     with Views(folder) as views:
-        for sql in (
-            attack.format(**places),
-            attack.format(**places).replace("secret_of_this_process", "secret_of_this_function"),
-        ):
-            with pytest.raises(InvalidInputError):
-                asked(views, sql)
+        with pytest.raises(InvalidInputError):
+            asked(views, attack.format(**places))
         assert asked(views, "SELECT count(*) FROM streams") == [(12,)]
     assert {path.name: hashlib.sha256(path.read_bytes()).digest() for path in folder.iterdir()} == before
-    assert secret_of_this_function
 
 
 def test_what_reads_settings_and_the_catalog_is_harmless(folder: Path) -> None:
