@@ -61,6 +61,8 @@ def test_statements_that_an_sql_file_may_not_hold_are_refused_and_change_nothing
 def test_an_sql_file_may_define_views_and_macros_in_its_schema_in_terms_of_each_other(tmp_path: Path) -> None:
     text = """
         -- One; a comment may hold anything.
+        CREATE /* VIEW x; */ VIEW -- here, too (
+            lengths /* and here */ . "two -- /*" AS SELECT 2;
         CREATE OR REPLACE VIEW one AS SELECT count(*) AS n, 'a;b' AS text FROM events;
         CREATE MACRO lengths.more(x) AS (SELECT n + x FROM lengths.one);
         CREATE FUNCTION listed(x) AS TABLE SELECT * FROM range(x);
@@ -85,7 +87,8 @@ TABLES = [
     ("CREATE TABLE t (a TIMESTAMPTZ)", "table t", "column a is of type TIMESTAMP WITH TIME ZONE"),
     ("CREATE TABLE t AS SELECT 1 AS a", "statement 1 (line 1)", "found a table that is not a list of columns"),
     ("CREATE TABLE t (a) AS SELECT 1", "statement 1 (line 1)", "found a table that is not a list of columns"),
-    ("CREATE TABLE t (a INTEGER, partition INTEGER)", "statement 1 (line 1)", 'Catalog Error: Column with name "partition'),
+    ("CREATE TABLE t (a INTEGER, partition INTEGER)", "statement 1 (line 1)", "Catalog Error: Column with name "),
+    ('CREATE TABLE "a b" (a INTEGER)', "statement 1 (line 1)", 'found a table "a b", a name of more than letters'),
     ("CREATE TABLE main.t (a INTEGER)", "statement 1 (line 1)", "found main.t, a name of another schema"),
     ("INSERT INTO t VALUES (1)", "statement 1 (line 1)", "found INSERT INTO"),
     ("CREATE INDEX i ON events (partition)", "statement 1 (line 1)", "found CREATE INDEX"),
@@ -141,18 +144,18 @@ def test_values_of_all_types_of_columns_come_back_as_they_were_given(tmp_path: P
     class Typed(Projection):
         name = "typed"
         version = 1
-        tables = """CREATE TABLE "a ""b" (a BOOLEAN, b INTEGER, c BIGINT, d UTINYINT, e DOUBLE, f VARCHAR, g BLOB, h VARCHAR[],
+        tables = """CREATE TABLE "Order" (a BOOLEAN, b INTEGER, c BIGINT, d UTINYINT, e DOUBLE, f VARCHAR, g BLOB, h VARCHAR[],
             i STRUCT(x INTEGER, y DOUBLE[]), j DECIMAL(10, 2) -- )
             ); /* ; */"""
 
         def project(self, event: ProjectedEvent) -> Iterator[tuple[str, tuple[Any, ...]]]:
-            yield 'a "b', values
+            yield "Order", values
 
     log = MemoryLog(1)
     ContextLog(log).context("a/1").add_message("user", "one")
     projector = Projector(log, tmp_path / "v.duckdb", projections=[Typed()])
     projector.run_once()
-    assert projector.store.connection.execute('FROM typed."a ""b"').fetchall() == [(*values, 0)]
+    assert projector.store.connection.execute('FROM typed."Order"').fetchall() == [(*values, 0)]
     projector.close()
 
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 from ctxlog.errors import ProjectionError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_WORD = re.compile(r"""(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|(?!--|/\*).)*""", re.S)
 RESERVED = frozenset({"current", "information_schema", "main", "memory", "pg_catalog", "projection", "system", "temp", "views"})
 """Schemas and catalogs of DuckDB and of ctxlog. `current` is what the published file is called, and so its catalog."""
 
@@ -223,7 +224,7 @@ def _statements(name: str, source: str, text: str, kinds: Sequence[str]) -> Iter
         if fault := _fault(name, words, kinds):
             raise ProjectionError(source, place, fault, f"It may hold {_listed(kinds)}, for names of its own schema {name}")
         # A table has one more column: of which partition a row is.
-        yield place, " ".join((*words[:-1], ", partition INTEGER)")) if _kind(words) == "TABLE" else statement.query
+        yield place, "\n".join((*words[:-1], ", partition INTEGER)")) if _kind(words) == "TABLE" else statement.query
 
 
 def _listed(kinds: Sequence[str]) -> str:
@@ -238,7 +239,8 @@ def _words(query: str) -> tuple[list[str], str]:
     tokens = duckdb.tokenize(query)
     ends = [*(begin for begin, _ in tokens[1:]), len(encoded)]
     spans = [(begin, end) for (begin, kind), end in zip(tokens, ends, strict=True) if kind != duckdb.token_type.comment]
-    words = [encoded[begin:end].decode().strip() for begin, end in spans]
+    # DuckDB before 2.0 takes a comment for the end of the word before it.
+    words = [_WORD.match(encoded[begin:end].decode())[0].strip() for begin, end in spans]  # type: ignore[index] # matches any
     return words[:-1] if words and words[-1] == ";" else words, encoded[: spans[0][0] if spans else 0].decode()
 
 
@@ -264,6 +266,8 @@ def _fault(name: str, words: Sequence[str], kinds: Sequence[str]) -> str | None:
         parts.append(rest[0])
     if len(parts) > 1 and [_bare(part) for part in parts[:-1]] != [name]:
         return f"found {'.'.join(parts)}, a name of another schema"
+    if kind == "TABLE" and not _NAME.fullmatch(_bare(parts[-1])):
+        return f"found a table {parts[-1]}, a name of more than letters, digits and _"
     # Otherwise it is made from a query, and holds what that gave at the time.
     if kind == "TABLE" and (rest[1:2] != ["("] or _closing(rest[1:]) != len(rest) - 2):
         return "found a table that is not a list of columns"

@@ -40,8 +40,6 @@ WINDOW = 100_000
 _COLUMNS = ProjectedEvent._fields[:-1]
 _TYPE = _COLUMNS.index("type")
 _UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
-_PLACE = "(decided_offset, version)"
-"""Orders the accepted events of a partition: at one offset, events of one stream are accepted."""
 
 
 class CustomTables:
@@ -227,12 +225,17 @@ class Reading:
         kinds = PAYLOADS if types is None else types & PAYLOADS.keys()
         members = dict.fromkeys(column.name for kind in sorted(kinds) for column in PAYLOADS[kind])
         columns = list(dict.fromkeys((*_COLUMNS, *members, "data")))
-        span = "FROM events WHERE partition = ? AND decided_offset >= ? AND decided_offset < ? AND outcome = 'accepted'"
+        # At one offset, events of one stream are accepted: so offset and version order those of a partition.
+        order = "ORDER BY decided_offset, version"
+        span = (
+            "FROM events WHERE partition = $1 AND outcome = 'accepted' AND decided_offset >= $2 AND decided_offset < $3 "
+            "AND (decided_offset > $4 OR (decided_offset = $4 AND version > $5))"
+        )
         if types is not None:
             span += f" AND type IN ({', '.join(map(quoted, sorted(types)))})"
-        span += f" AND {_PLACE} > (?, ?)"
-        self.keys = f"SELECT decided_offset, version, bytes {span} ORDER BY decided_offset, version LIMIT ?"
-        self.rows = f"SELECT {', '.join(columns)} {span} AND {_PLACE} <= (?, ?) ORDER BY decided_offset, version"
+        self.keys = f"SELECT decided_offset, version, bytes {span} {order} LIMIT $6"
+        up_to = "(decided_offset < $6 OR (decided_offset = $6 AND version <= $7))"
+        self.rows = f"SELECT {', '.join(columns)} {span} AND {up_to} {order}"
         self._data = columns.index("data")
         self._members = {
             kind: [(MEMBERS.get(column.name, column.name), columns.index(column.name)) for column in PAYLOADS[kind]]
