@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 import time
 from itertools import pairwise
@@ -58,6 +59,7 @@ def once(log: Any, instance: Instance, **options: Any) -> Running:
 def test_once_on_an_empty_log_publishes_views_without_events(memory: MemoryLog, instance: Instance) -> None:
     running = once(memory, instance)
     assert running.figures.records == 3  # the genesis of each partition
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (instance.file, instance.published)} == {0o600}
     with duckdb.connect(str(instance.published), read_only=True) as connection:
         assert connection.execute("SELECT DISTINCT outcome FROM events").fetchall() == [("control",)]
         assert connection.execute("SELECT count(*) FROM messages").fetchone() == (0,)

@@ -93,9 +93,10 @@ class ViewStore:
         import duckdb
 
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": "2", "preserve_insertion_order": "true"})
             connection.execute(f"ATTACH {quoted(str(self.path))} AS views (STORAGE_VERSION '{STORAGE_VERSION}')")
+            self.path.chmod(0o600)  # It holds what agents know.
         except (duckdb.Error, OSError) as error:
             raise self.failure(error) from error
         try:
