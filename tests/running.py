@@ -156,3 +156,9 @@ class Failing:
 
     def close(self) -> None:
         self._log.close()
+
+
+def is_at(following: Run, log: EventLog) -> bool:
+    """Whether it has projected all of a log, and does not pause."""
+    ends = {partition: log.bounds(partition).end for partition in range(log.partitions)}
+    return following.running.figures.next_offsets == ends and following.running.figures.paused is None

@@ -27,7 +27,7 @@ from ctxlog.projection.projector import Projector
 from ctxlog.projection.publish import publish
 from ctxlog.projection.running import Running
 from ctxlog.projection.store import ViewStore
-from running import Failing, Run, contents, expected, rows, run, stamp_of, until, write
+from running import Failing, Run, contents, expected, is_at, rows, run, stamp_of, until, write
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_full_disk_at_a_publication_pauses_and_the_last_one_stays(
         assert len(following.said) == 1
         assert contents(instance.published) == before
         full[0] = False
-        until(lambda: following.running.figures.paused is None)
+        until(lambda: is_at(following, memory))
     assert [sentence.partition(":")[0] for sentence in following.said] == ["paused", "goes on."]
     assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
 
@@ -177,6 +177,18 @@ def test_ctrl_c_in_a_terminal_does_not_reach_the_copy_that_is_being_made(
     projector.close()
 
 
+def test_a_transaction_that_was_kept_though_it_seemed_to_fail_is_published(
+    memory: MemoryLog, instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once(memory, instance)
+    with run(memory, instance) as following:
+        until(lambda: is_at(following, memory))
+        monkeypatch.setattr(ViewStore, "commit", _full(1, ViewStore.commit, after=True))
+        write(memory, 1)
+        until(lambda: rows(instance.published) == sum(memory.bounds(partition).end for partition in range(3)))
+    assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_fails_in_between_every_record_counts_once(
     instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -215,12 +227,10 @@ def test_whatever_fails_in_between_every_record_counts_once(
         for number in range(0, 60, 6):
             write(inner, 6, first=number)
             time.sleep(0.02)
-        ends = {partition: inner.bounds(partition).end for partition in range(3)}
-        until(lambda: following.running.figures.next_offsets == ends)
+        until(lambda: is_at(following, inner) and following.said.count("goes on.") > 2)
         log.fail = lambda _: None
         for place, name, real in ((ViewStore, "commit", commit), (ViewStore, "_open", opening), (module, "publish", publishing)):
             monkeypatch.setattr(place, name, real)
-    assert following.said.count("goes on.") > 2
     assert contents(instance.published) == expected(inner, tmp_path / "whole.duckdb")
 
 
@@ -238,7 +248,7 @@ def test_brokers_that_are_away_pause_it_and_it_goes_on_by_itself(memory: MemoryL
         until(lambda: following.running.figures.paused == "log")
         write(memory, 10)
         away[0] = False
-        until(lambda: following.running.figures.paused is None)
+        until(lambda: is_at(following, memory))
     assert following.said == ["paused: no broker answers It is tried again by itself.", "goes on."]
     assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
 
@@ -255,7 +265,8 @@ def test_a_stop_while_the_log_is_away_publishes_what_there_is(memory: MemoryLog,
     with run(log, instance, publish_seconds=1e6) as following:
         until(lambda: rows(instance.published))
         write(memory, 5)
-        until(lambda: following.running.figures.records > rows(instance.published) and not following.running.figures.lag_events)
+        until(lambda: is_at(following, memory))
+        assert following.running.figures.records > rows(instance.published)
         away[0] = True
         until(lambda: following.running.figures.paused == "log")
     assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
@@ -291,7 +302,7 @@ def test_a_real_disk_that_is_full_pauses_it_and_room_lets_it_go_on(small_disk: P
         time.sleep(0.3)  # many tries
         assert following.error is None
         ballast.unlink()
-        until(lambda: following.running.figures.paused is None or following.error)
+        until(lambda: is_at(following, log) or following.error)
     assert following.said.count("goes on.") == len(following.said) / 2 >= 1
     assert contents(instance.published) == expected(log, tmp_path / "whole.duckdb")
 

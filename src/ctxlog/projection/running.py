@@ -158,12 +158,12 @@ class Running:
             try:
                 done = self._round(once)
             except StoppedError:
-                self._broken = True  # It may have come in the middle of anything but a transaction.
+                self._broken, self._changed = True, None  # It may have come in the middle of anything but a transaction.
                 break
             except ViewsBusyError:
                 raise
             except RetriableError as error:
-                self._broken = True
+                self._broken, self._changed = True, None  # A commit that failed may yet have been kept.
                 self._say_paused(error)
                 self._sleep(pause)
                 pause = min(2 * pause, BACKOFF_SECONDS_MAX)
