@@ -12,6 +12,8 @@ from confluent_kafka import Producer
 
 from ctxlog import ContextLog
 from ctxlog.log.kafka import KafkaLog, reading
+from ctxlog.log.kafka.clients import Clients
+from ctxlog.log.kafka.location import Location, Properties
 from ctxlog.log.protocol import EventLog
 from ctxlog.model.records import NewRecord, Origin, Record
 
@@ -235,3 +237,14 @@ def kafka_headers(kafka: Any, log: KafkaLog) -> Any:
     consumer.close()
     assert message is not None
     return message.headers()
+
+
+def test_a_consumer_that_was_closed_is_not_lent_again() -> None:
+    clients = Clients(Location.parse("kafka://127.0.0.1:1"), Properties({}, {}))
+    fit, closed = clients.borrow(), clients.borrow()
+    closed.close()
+    for consumer in (fit, closed):
+        clients.give_back(consumer)
+    assert clients.borrow() is fit
+    clients.borrow().assign([])
+    clients.close()

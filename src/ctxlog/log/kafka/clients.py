@@ -130,8 +130,10 @@ class Clients:
         """Take a consumer, whatever it has assigned."""
         if self.pid != os.getpid():
             return
-        with contextlib.suppress(KafkaException, RuntimeError):
+        try:
             consumer.unassign()  # What it fetched ahead is gone with it.
+        except (KafkaException, RuntimeError):
+            return  # It was closed, or cannot go on: nobody is to get it again.
         with self._lock:
             if not self._closed and len(self._idle) < IDLE_MAX:
                 self._idle.append(consumer)
