@@ -247,7 +247,7 @@ def test_verify_compares_the_published_views_with_the_log(refunds: Program) -> N
     assert (found["verdict"], len(found["views"]), found["views"][0]["streams"]) == ("views agree with the log", 1, 3)
     assert refunds("verify", "refunds/1", "--views", "-o", "json").json["views"][0]["streams"] == 1
     assert refunds("verify", "--views", "--sample", "1", "-o", "json").json["views"][0]["streams"] == 1
-    refunds("append", "refunds/1", "--role", "user", "--content", "more")
+    refunds("append", "refunds/1", "--message", "user", "more")
     behind = refunds("verify", "--views")
     assert "what lies behind was not compared" in behind.out + behind.err
 

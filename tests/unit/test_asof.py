@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -67,6 +68,71 @@ def test_forks_that_collide_with_what_they_inherit_are_composed_as_a_replay_does
     for stream_id in STREAMS:
         check_every_version(projector.store.connection, replayer, stream_id, version_of(play, stream_id))
     projector.close()
+
+
+def call(call_id: str = "x", key: str | None = "k", **members: Any) -> tuple[str, dict[str, Any]]:
+    return "ToolCalled", {"call_id": call_id, "idempotency_key": key, **members}
+
+
+def result(event_id: str, call_id: str = "x", **members: Any) -> tuple[str, dict[str, Any]]:
+    return "ToolReturned", {"event_id": event_id, "call_id": call_id, "content": event_id, **members}
+
+
+def message(event_id: str) -> tuple[str, dict[str, Any]]:
+    return "MessageAppended", {"event_id": event_id, "content": event_id}
+
+
+def redaction(message_id: str) -> tuple[str, dict[str, Any]]:
+    return "MessageRedacted", {"message_id": message_id}
+
+
+FAILED = [call(), result("r", failed=True)]
+
+COLLISIONS: dict[str, tuple[list[Any], ...]] = {
+    "a result whose id the parent has used": ([message("m"), call()], [result("m"), result("r")]),
+    "a result of an own call whose id the parent has used": ([message("m")], [call(), result("m"), result("r")]),
+    "a result whose id another result has": ([call(), call("y")], [result("r"), result("s", "y"), redaction("r")]),
+    "a result whose id one level above has": ([call(), call("y")], [result("r")], [result("r", "y"), result("s", "y")]),
+    "a result that the parent's call had": ([call(), result("r")], [result("r"), message("r"), result("s")]),
+    "a message whose id the parent has used": ([message("m")], [message("m"), redaction("m"), redaction("m")]),
+    "a redaction before its message": ([message("n")], [redaction("m"), message("m"), redaction("n")]),
+    "a failed call that is taken over": (FAILED, [result("s"), call(), result("t"), call()]),
+    "a call that only looks new": (FAILED, [call(key="other"), result("s"), call(), result("t")]),
+    "a call with other arguments": (FAILED, [call(arguments="[]"), result("s"), call(name="g"), result("t")]),
+    "a call without a key": ([call(key=None)], [call(key=None), result("r"), result("s")]),
+    "a call that the parent's message asks for": ([message("m")], [call(message_id="m"), result("r")]),
+    "a call that the parent's result asks for": ([call(), result("r")], [call("y", message_id="r"), result("s", "y")]),
+    "a call that an own result asks for": ([call()], [result("r"), call("y", message_id="r"), result("s", "y")]),
+    "a call asked for by a result that does not count": (
+        FAILED,
+        [call(key="other"), result("s"), call("y", message_id="s"), result("t", "y")],
+    ),
+    "a redacted result of a call that is taken over": (FAILED, [redaction("r"), call(), result("s"), redaction("s")]),
+    "a fact that is removed twice and set again": (
+        [("FactSet", {"value": "1"})],
+        [("FactRemoved", {}), ("FactRemoved", {}), ("FactSet", {"value": "2"}), ("FactRemoved", {})],
+    ),
+}
+"""What the parent holds, what its fork does, and what the fork of that does; the same where not given."""
+
+
+@pytest.mark.parametrize("name", COLLISIONS)
+def test_what_a_fork_does_to_what_it_inherited_is_judged_as_a_replay_does(memory: ContextLog, tmp_path: Path, name: str) -> None:
+    inherited, own, *more = COLLISIONS[name]
+    publish(memory.log)
+
+    def send(stream_id: str, events: list[Any]) -> None:
+        for number, (kind, members) in enumerate(events):
+            memory.log.append([raw(memory.log, stream_id, kind, **{"event_id": f"{stream_id}{number}", **members})])
+
+    send("p", inherited)
+    memory.context("p").fork("q")
+    send("q", own)
+    memory.context("q").fork("r")
+    send("r", *(more or [own]))
+    with projected(memory, tmp_path) as connection:
+        for stream_id in ("p", "q", "r"):
+            check_every_version(connection, Replayer(memory.log), stream_id, memory.context(stream_id).version)
 
 
 @pytest.fixture

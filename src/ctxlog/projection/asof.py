@@ -80,9 +80,9 @@ steps AS MATERIALIZED (
     SELECT t.place, t.type = 'ctxlog.ToolCalled' AS calls, t.call_id, t.event_id, t.message_id, t.name, t.arguments,
         t.idempotency_key, t.failed, row_number() OVER (ORDER BY t.place) AS step,
         t.message_id IS NULL OR least(asking.appended, answer.place) < t.place AS is_asked,
-        coalesce(least(own.appended, other.place) < t.place, false) AS is_taken
+        coalesce(own.appended < t.place, false) AS is_taken
     FROM told t SEMI JOIN entangled USING (call_id)
-    LEFT JOIN ids own ON own.event_id = t.event_id LEFT JOIN answered other ON other.event_id = t.event_id
+    LEFT JOIN ids own ON own.event_id = t.event_id
     LEFT JOIN ids asking ON asking.event_id = t.message_id LEFT JOIN answered answer ON answer.event_id = t.message_id
     WHERE t.type IN ('ctxlog.ToolCalled', 'ctxlog.ToolReturned')
 ),
