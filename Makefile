@@ -22,10 +22,10 @@ demo: $(STAMP) ## See ctxlog at work
 	@$(BIN)/ctxlog demo
 
 test: $(STAMP) ## Run the whole test suite (all but soak)
-	@$(BIN)/python -m pytest -n $(WORKERS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-kafka: $(STAMP) ## Run the tests that need a real Kafka broker (Java 17 and Maven, or Docker), and no others
-	@CTXLOG_REQUIRE_KAFKA=1 $(BIN)/python -m pytest -n $(WORKERS) -m "kafka and not soak"
+	@CTXLOG_REQUIRE_KAFKA=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "kafka and not soak"
 
 kafka: $(STAMP) ## Start a Kafka broker to try things with, until Ctrl-C
 	@$(BIN)/python tests/brokers.py try

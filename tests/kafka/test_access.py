@@ -151,7 +151,8 @@ def test_a_writer_appends_reads_copies_and_completes_with_its_acls(made: Users, 
         context.add_message("user", "unconditional")
         assert context.version == 4
         context.fork("agent/fork").add_message("user", "in the fork")
-        assert SECRET not in repr(log) + repr(log.log) + repr(log.log.properties)  # type: ignore[attr-defined]
+        backend: Any = getattr(log.log, "log", log.log)  # behind its index
+        assert SECRET not in repr(log) + repr(log.log) + repr(backend) + repr(backend.properties)
     user.run("append", "agent/b", "--message", "user", "Hello", "--expected-version", "0")
     assert "Hello" in user.run("show", "agent/b")
     assert "exists" in user.run("init")
@@ -197,7 +198,7 @@ def test_a_reader_reads_replays_verifies_and_copies_with_its_acls(made: Users, t
         copy_log(log.log, EmbeddedLog(tmp_path / "copy"))
     assert json.loads(user.run("streams", "-o", "json"))
     assert "first" in user.run("show", "agent/a")
-    assert "2 partitions, 1 stream" in user.run("doctor")
+    assert "the same in 2 partitions" in user.run("doctor")
     user.run("replay", "agent/a", "--at", "version:1")
     user.run("verify")
     user.run("schemas", "list")

@@ -51,7 +51,7 @@ def contents(projector: Projector) -> dict[str, list[Any]]:
     return found
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(play=plays(), seed=st.integers(0, 2**32))
 def test_rows_and_states_are_those_of_the_oracle(play: Play, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("views")
@@ -76,7 +76,7 @@ def test_rows_and_states_are_those_of_the_oracle(play: Play, seed: int, tmp_path
     projector.close()
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(play=plays(), seed=st.integers(0, 2**32))
 def test_views_do_not_depend_on_batches_restarts_and_memory(
     play: Play, seed: int, tmp_path_factory: pytest.TempPathFactory

@@ -26,8 +26,9 @@ from writing import publish, raw
 
 CLOCKS = {
     ("projection.progress", "end_offset"), ("projection.progress", "applied_at"), ("projection.publication", "published_at"),
+    ("projection.publication", "partition"),
 }  # fmt: skip
-"""What only a clock said, or the log at an earlier time: nothing in the log says whether it is true."""
+"""What only a clock said (and of which partition), or the log at an earlier time: nothing in the log says whether it is true."""
 
 Change = Callable[[duckdb.DuckDBPyConnection], Any]
 
