@@ -7,7 +7,6 @@ transactions, so the disk's part is the same, and the ratio is what ctxlog adds.
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable
 from itertools import count
@@ -15,7 +14,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from harness import Report, Work, arguments, in_turns, percentile, scratch
+from harness import Report, Work, arguments, in_turns, percentile, scratch, timed
 from rawlog import RawLog
 from workload import Workload
 
@@ -55,13 +54,7 @@ class Single:
         self.latencies: dict[str, list[float]] = {"plain": [], "checked": [], "raw": []}
 
     def _block(self, name: str, step: Callable[[], object]) -> float:
-        times = []
-        for _ in range(SINGLE):
-            started = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - started)
-        self.latencies[name] += times
-        return statistics.mean(times)
+        return timed(step, SINGLE, self.latencies[name])
 
     def floor(self) -> float:
         """One insert a transaction."""

@@ -14,7 +14,7 @@ from itertools import count
 from bench_append import TEXT, stored_values
 from brokers_here import RAW, one_broker
 from confluent_kafka import Consumer, Producer, TopicPartition
-from harness import Report, Work, arguments, in_turns, percentile, scratch
+from harness import Report, Work, arguments, in_turns, percentile, scratch, timed
 
 from ctxlog import ContextLog
 from ctxlog.log.kafka import KafkaLog
@@ -45,13 +45,7 @@ class Single:
         self.floor()
 
     def _block(self, name: str, step: Callable[[], object]) -> float:
-        times = []
-        for _ in range(SINGLE):
-            started = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - started)
-        self.latencies[name] += times
-        return statistics.mean(times)
+        return timed(step, SINGLE, self.latencies[name])
 
     def floor(self) -> float:
         """Produce, and wait for the delivery report."""

@@ -18,6 +18,7 @@ import sqlite3
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,17 @@ def scratch() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def timed(step: Callable[[], object], count: int, into: list[float]) -> float:
+    """Do a step so often; seconds of one on average. Each one's seconds are added to `into`."""
+    times = []
+    for _ in range(count):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    into += times
+    return statistics.mean(times)
 
 
 def in_turns(works: Mapping[str, Work], repetitions: int) -> dict[str, list[float]]:

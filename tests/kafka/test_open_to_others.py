@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,6 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from opentelemetry import trace
 
-import brokers
-import registry as real
-from conftest import no_broker
 from ctxlog import ContextLog
 from ctxlog.codec.schemas import shipped
 from ctxlog.errors import ConflictError
@@ -39,18 +35,6 @@ HI = MessageAppended(role="user", content="hi")
 _BLOCK = re.compile(r"^```(py|shellsession)\n(.*?)^```", re.M | re.S)
 _FILE = re.compile(r"# (\w+\.py)\n")
 _LINE = re.compile(r"(\d+@\d+) (.*?): (?:undecodable|([^ ]+) ([^ ]+) (\{.*\}))")
-
-
-@pytest.fixture(scope="module")
-def registry_url() -> Iterator[str]:
-    try:
-        started = real.started()
-        url = started.__enter__()
-    except brokers.NoBrokerError as error:
-        no_broker(error)
-        raise AssertionError from error
-    yield url
-    started.__exit__(None, None, None)
 
 
 @pytest.fixture

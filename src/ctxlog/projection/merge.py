@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ctxlog.errors import ViewsBusyError, ViewsError
 from ctxlog.projection.publish import replacing
-from ctxlog.projection.published import Source, attach, copy_schema, furthest, publications, published_files
+from ctxlog.projection.published import Source, attach, copy_schema, files_to_read, furthest, publications
 from ctxlog.projection.store import MEMORY, STORAGE_VERSION, quoted
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def merge(folder: Path, target: Path) -> list[Source]:
     owned = target.with_name(f".{target.name}")
     if owned.exists():
         raise ViewsError(f"{target}: an instance of the projector publishes this file; nothing was changed. Name another: --to.")
-    paths = [path for path in published_files(folder) if path.absolute() != target]
+    paths = [path for path in files_to_read(folder) if path.absolute() != target]
     if not paths:
         raise ViewsError(f"{folder}: there is nothing to merge but {target.name} itself; nothing was changed.")
     connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": "", "python_enable_replacements": False})

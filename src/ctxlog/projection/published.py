@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ctxlog.core.arbitration import RULES
 from ctxlog.core.evolve import FOLD_VERSION
 from ctxlog.errors import ViewsBusyError, ViewsError, ViewsOutdatedError
+from ctxlog.projection.coverage import published_files
 from ctxlog.projection.store import quoted
 from ctxlog.projection.tables import VIEW_VERSION
 
@@ -47,13 +48,13 @@ class Source(NamedTuple):
         return self.next_offsets.get(partition, 0), published_at
 
 
-def published_files(folder: Path) -> list[Path]:
+def files_to_read(folder: Path) -> list[Path]:
     """The published files of a folder.
 
     Raises:
         ViewsError: There are none.
     """
-    found = sorted(path for path in folder.glob("*.duckdb") if not path.name.startswith("."))
+    found = published_files(folder)
     if not found:
         what = "no views are published here" if folder.is_dir() else "there is no such folder, so no views"
         raise ViewsError(f"{folder}: {what}; {_MAKE}, or name the folder that has them: --views FOLDER.")

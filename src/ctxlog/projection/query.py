@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from ctxlog.errors import InvalidInputError, QueryStoppedError, ViewsError
-from ctxlog.projection.published import attach, copy_schema, furthest, publications, published_files
+from ctxlog.projection.published import attach, copy_schema, files_to_read, furthest, publications
 from ctxlog.projection.store import quoted
 from ctxlog.projection.working import Deadline, TimeIsUpError, Worker
 
@@ -91,7 +91,7 @@ class Views:
 
     def __init__(self, folder: Path, *, memory: str = MEMORY) -> None:
         self._folder, self._memory = folder, memory
-        paths = published_files(folder)
+        paths = files_to_read(folder)
         self.connection = self._connect()
         try:
             self.sources = attach(self.connection, paths)
