@@ -12,6 +12,7 @@ from ctxlog.core.evolve import FOLD_VERSION
 from ctxlog.errors import ViewsError, ViewsOutdatedError
 from ctxlog.model.state import ContextState
 from ctxlog.projection import states, tables
+from ctxlog.projection.store import QUIET
 from ctxlog.projection.views import VIEWS
 
 EVENT_COLUMNS = dict(tables.columns_of_events())
@@ -69,6 +70,7 @@ class Published:
         self.path = path
         try:
             self.connection = duckdb.connect(str(path), read_only=True)
+            self.connection.execute(QUIET)
         except (duckdb.Error, OSError) as error:
             raise self._failure(error) from None
         try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ctxlog.errors import ViewsBusyError, ViewsError
 from ctxlog.projection.publish import replacing
 from ctxlog.projection.published import Source, attach, copy_schema, files_to_read, furthest, publications
-from ctxlog.projection.store import MEMORY, STORAGE_VERSION, quoted
+from ctxlog.projection.store import MEMORY, QUIET, STORAGE_VERSION, quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,6 +50,7 @@ def merge(folder: Path, target: Path) -> list[Source]:
         raise ViewsError(f"{folder}: there is nothing to merge but {target.name} itself; nothing was changed.")
     connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": "", "python_enable_replacements": False})
     with contextlib.closing(connection), _alone(target):
+        connection.execute(QUIET)
         sources = attach(connection, paths)
         with replacing(target) as draft:
             try:

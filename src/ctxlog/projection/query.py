@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from ctxlog.errors import InvalidInputError, QueryStoppedError, ViewsError
 from ctxlog.projection.published import attach, copy_schema, files_to_read, furthest, publications
-from ctxlog.projection.store import quoted
+from ctxlog.projection.store import QUIET, quoted
 from ctxlog.projection.working import Deadline, TimeIsUpError, Worker
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class Views:
             }
         )
         connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(QUIET)
         try:
             connection.execute(f"SET memory_limit = {quoted(self._memory)}")
         except _duckdb().Error as error:

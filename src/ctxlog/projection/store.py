@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 STORAGE_VERSION = "v1.5.0"
 """Of the file, so that tools built on DuckDB 1.5 read it."""
 
+QUIET = "SET enable_progress_bar = false"
+"""DuckDB shows a bar on the terminal where a statement takes two seconds, and a projector has a line of its own there."""
+
 MEMORY = "300MB"
 """What DuckDB may take. Batches are small; a larger cache would only hold what nobody reads here."""
 
@@ -95,6 +98,7 @@ class ViewStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": "2", "preserve_insertion_order": "true"})
+            connection.execute(QUIET)
             connection.execute(f"ATTACH {quoted(str(self.path))} AS views (STORAGE_VERSION '{STORAGE_VERSION}')")
             self.path.chmod(0o600)  # It holds what agents know.
         except (duckdb.Error, OSError) as error:
