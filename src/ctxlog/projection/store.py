@@ -97,7 +97,13 @@ class ViewStore:
 
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": "2", "preserve_insertion_order": "true"})
+            settings = {
+                "memory_limit": MEMORY,
+                "threads": "2",
+                "preserve_insertion_order": "true",
+                "temp_directory": f"{self.path}.tmp",  # By default it is in whatever folder the process runs.
+            }
+            connection = duckdb.connect(config=settings)
             connection.execute(QUIET)
             connection.execute(f"ATTACH {quoted(str(self.path))} AS views (STORAGE_VERSION '{STORAGE_VERSION}')")
             self.path.chmod(0o600)  # It holds what agents know.
