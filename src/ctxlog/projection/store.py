@@ -97,7 +97,7 @@ class ViewStore:
 
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            settings = {
+            settings: dict[str, Any] = {
                 "memory_limit": MEMORY,
                 "threads": "2",
                 "preserve_insertion_order": "true",
