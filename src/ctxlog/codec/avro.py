@@ -18,11 +18,11 @@ _GROUPS = {"append": "ctxlog.Append", "precondition": "ctxlog.Precondition", "tr
 class Decoder:
     """Decodes bodies of one schema."""
 
-    __slots__ = ("_plan", "schema")
+    __slots__ = ("plan", "schema")
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self._plan = plan_of(schema.node)
+        self.plan = plan_of(schema.node)
 
     def decode(self, body: bytes) -> dict[str, Any]:
         """The datum that `body` is.
@@ -30,7 +30,7 @@ class Decoder:
         Raises:
             UndecodableError: `body` is not exactly one datum within the limits.
         """
-        return read(self._plan, body)
+        return read(self.plan, body)
 
 
 @cache

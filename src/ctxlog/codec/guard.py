@@ -20,8 +20,8 @@ ITEMS_MAX = 65_536
 
 VARINT_BYTES_MAX = 10
 
-# Odd codes are null-or-T: their branch is looked at before anything else, because most are null.
-_STRING, _OPTIONAL_STRING, _LONG, _OPTIONAL_LONG, _RECORD, _OPTIONAL, _INT, _BOOLEAN, _FIXED, _ARRAY, _MAP = (
+# What a step reads. Odd codes are null-or-T: their branch is looked at before anything else, because most are null.
+STRING, OPTIONAL_STRING, LONG, OPTIONAL_LONG, RECORD, OPTIONAL, INT, BOOLEAN, FIXED, ARRAY, MAP = (
     0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14,
 )  # fmt: skip
 
@@ -43,31 +43,31 @@ def _record_plan(node: dict[str, Any], named: dict[str, Plan]) -> Plan:
 def _step(name: str, node: Any, named: dict[str, Plan]) -> tuple[int, str, Any]:
     match node:
         case "string":
-            return (_STRING, name, None)
+            return (STRING, name, None)
         case "long":
-            return (_LONG, name, None)
+            return (LONG, name, None)
         case "int":
-            return (_INT, name, None)
+            return (INT, name, None)
         case "boolean":
-            return (_BOOLEAN, name, None)
+            return (BOOLEAN, name, None)
         case "float":
-            return (_FIXED, name, Struct("<f"))
+            return (FIXED, name, Struct("<f"))
         case "double":
-            return (_FIXED, name, Struct("<d"))
+            return (FIXED, name, Struct("<d"))
         case str():
-            return (_RECORD, name, named[node])
+            return (RECORD, name, named[node])
         case ["null", "string"]:
-            return (_OPTIONAL_STRING, name, None)
+            return (OPTIONAL_STRING, name, None)
         case ["null", "long"]:
-            return (_OPTIONAL_LONG, name, None)
+            return (OPTIONAL_LONG, name, None)
         case ["null", inner]:
-            return (_OPTIONAL, name, (_step(name, inner, named),))
+            return (OPTIONAL, name, (_step(name, inner, named),))
         case {"type": "array", "items": items}:
-            return (_ARRAY, name, (_step("", items, named),))
+            return (ARRAY, name, (_step("", items, named),))
         case {"type": "map", "values": values}:
-            return (_MAP, name, ((_STRING, "key", None), _step("value", values, named)))
+            return (MAP, name, ((STRING, "key", None), _step("value", values, named)))
         case _:
-            return (_RECORD, name, _record_plan(node, named))
+            return (RECORD, name, _record_plan(node, named))
 
 
 def check(plan: Plan, body: bytes) -> None:
@@ -120,14 +120,14 @@ class _Walk:
                     continue
                 if branch != 2:
                     raise UndecodableError("a union names a branch that it does not have")
-            if code <= _OPTIONAL_LONG:
+            if code <= OPTIONAL_LONG:
                 byte = body[at]
                 if byte < 0x80:
                     at += 1
                     number = (byte >> 1) ^ -(byte & 1)
                 else:
                     number, at = self.long(at)
-                if code > _OPTIONAL_STRING:
+                if code > OPTIONAL_STRING:
                     into[name] = number
                     continue
                 if number < 0:
@@ -135,29 +135,29 @@ class _Walk:
                 end = at + number
                 into[name] = body[at:end].decode()
                 at = end
-            elif code == _RECORD:
+            elif code == RECORD:
                 inner: dict[str, Any] = {}
                 at = self.run(arg, at, inner)
                 into[name] = inner
-            elif code == _OPTIONAL:
+            elif code == OPTIONAL:
                 at = self.run(arg, at, into)
-            elif code == _INT:
+            elif code == INT:
                 number, at = self.long(at)
                 if not -(2**31) <= number < 2**31:
                     raise UndecodableError("an int is out of range")
                 into[name] = number
-            elif code == _BOOLEAN:
+            elif code == BOOLEAN:
                 if body[at] > 1:
                     raise UndecodableError("a boolean is neither 0 nor 1")
                 into[name] = body[at] == 1
                 at += 1
-            elif code == _FIXED:
+            elif code == FIXED:
                 # Every step looks at the body: a schema of nothing but doubles could otherwise walk on for ever.
                 body[at + arg.size - 1]
                 (into[name],) = arg.unpack_from(body, at)
                 at += arg.size
             else:
-                into[name], at = self.blocks(arg, at, keyed=code == _MAP)
+                into[name], at = self.blocks(arg, at, keyed=code == MAP)
         return at
 
     def long(self, at: int) -> tuple[int, int]:

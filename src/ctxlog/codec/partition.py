@@ -6,6 +6,7 @@ reader does: with the schemas that were published before that record, and not wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -142,6 +143,26 @@ class PartitionContext:
             return record
         return record._replace(origin=None)
 
+    def places(self, key: bytes) -> bool:
+        """Whether records of this key belong into this partition."""
+        return partition_of(key, self._partitions) == self.partition
+
+    def framed(self, records: Sequence[Record]) -> dict[Decoder, list[tuple[int, bytes]]]:
+        """Those of some records whose framing names a schema that they may use: their places and bodies, by what decodes them.
+
+        All control records below the last of them must have been taken.
+        """
+        found: dict[Decoder, list[tuple[int, bytes]]] = {}
+        for place, record in enumerate(records):
+            try:
+                prefix, body = unframe(record.value)
+            except UndecodableError:
+                continue
+            published = self.published.get(prefix)
+            if published is not None and self.genesis_offset <= record.offset and published.offset <= record.offset:
+                found.setdefault(published.decoder, []).append((place, body))
+        return found
+
     def decode(self, record: Record) -> EventRecord | Rejected:
         """The event that a record is, or why it is none that a stream could take.
 
@@ -175,7 +196,7 @@ class PartitionContext:
             key is None
             or key == CONTROL_KEY
             or key != meta["stream_id"].encode()
-            or partition_of(key, self._partitions) != self.partition
+            or not self.places(key)
             or (record.origin is None and self.copy_started_at < record.offset < self.copy_finished_at)
         ):
             return Rejected(record.offset, "misplaced", event)

@@ -28,7 +28,16 @@ def schema_digest(canonical_form: str) -> bytes:
 
 def record_digest(schema: bytes, key: bytes | None, body: bytes) -> bytes:
     """Digest of a decodable record. `schema` is its schema digest, `body` its Avro body without framing."""
-    return sha256(b"".join((b"\x01", prefixed(schema), prefixed(key), len(body).to_bytes(4, "big"), body))).digest()
+    # Without `prefixed`, which would cost a tenth of it: this is done to every record by every reader.
+    parts = (
+        b"\x01\0\0\0\x20",
+        schema,
+        _NULL if key is None else len(key).to_bytes(4, "big"),
+        key or b"",
+        len(body).to_bytes(4, "big"),
+        body,
+    )
+    return sha256(b"".join(parts)).digest()
 
 
 def undecodable_digest(key: bytes | None, value: bytes | None) -> bytes:

@@ -1,6 +1,7 @@
 """From records to rows: decode, arbitrate, fold, by the code that every other reader uses.
 
-record -> control state or event -> verdict -> effect -> a row, and what becomes of rows that waited for it
+records up to the next control record -> events, many at once where that can be done (`columnar.py`)
+    -> verdict -> effect -> a row each, and what becomes of rows that waited for it
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from ctxlog.codec.partition import PartitionContext
-from ctxlog.core.partitioner import partition_of
 from ctxlog.model.records import CONTROL_KEY, EventRecord, Record
 from ctxlog.model.state import NUMBER_MAX
+from ctxlog.projection.columnar import read_groups
 from ctxlog.projection.streams import Stream, forget_texts
 from ctxlog.projection.tables import (
     ANOMALY,
@@ -36,6 +39,7 @@ class Batch:
 
     Attributes:
         rows: By event type; `control`, and None for what could not be decoded.
+        groups: Rows of which only the common part stands here; their other columns stand beside them, after their event type.
         decided: Rows of `tables.DECIDED`: what becomes of rows of earlier batches.
         streams: The streams that changed.
         controls: Control records, which later batches are decoded by.
@@ -44,6 +48,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.rows: dict[str | None, list[Row]] = {}
+        self.groups: list[tuple[str, list[Row], pa.Table]] = []
         self.decided: list[Row] = []
         self.streams: dict[tuple[int, str], Stream] = {}
         self.controls: list[Record] = []
@@ -58,27 +63,47 @@ class Batch:
             records: The records.
             stream_of: Gives the stream of a partition by its id.
         """
-        partition = context.partition
-        partitions = None
-        for record in records:
-            self.records += 1
+        start = 0
+        for place, record in enumerate(records):
             if record.key == CONTROL_KEY:
+                self._take_events(context, records[start:place], stream_of)
                 self._control(context, record)
+                start = place + 1
+        self._take_events(context, records[start:], stream_of)
+        self.records += len(records)
+
+    def _take_events(self, context: PartitionContext, records: Sequence[Record], stream_of: Callable[[int, str], Stream]) -> None:
+        """Add records that are no control records."""
+        partition = context.partition
+        together: list[tuple[EventRecord, list[Row]] | None] = [None] * len(records)
+        for group in read_groups(context, records):
+            rows: list[Row] = []
+            self.groups.append((group.type_name, rows, group.members))
+            for place, event in zip(group.places, group.events, strict=True):
+                together[place] = event, rows
+        for record, found in zip(records, together, strict=True):
+            believed = context.believed(record)
+            if found is not None:
+                event, rows = found
+                stream = stream_of(partition, (record.key or b"").decode())
+                row = _common(believed, stream.arbiter.stream_id, "open")
+                rows.append(row)
+                self._note(stream, record, event.time)
+                self._event(stream, event, row)
                 continue
             decoded = context.decode(record)
-            believed = context.believed(record)
-            if partitions is None and context.genesis is not None:
-                partitions = context.genesis.data["partitions"]
-            stream_id = _text_of(record.key)
             if isinstance(decoded, EventRecord):
                 stream = stream_of(partition, decoded.meta["stream_id"])  # which is its key
+                row = self._row(believed, stream.arbiter.stream_id, decoded, "open")
+                forget_texts(decoded)
                 self._note(stream, record, decoded.time)
-                self._event(stream, decoded, believed)
+                self._event(stream, decoded, row)
                 continue
+            stream_id = _text_of(record.key)
             row = self._row(believed, stream_id, decoded.event, decoded.reason)
             row[DECIDED_OFFSET], row[DECIDED_AT] = record.offset, row[RECORDED_AT]
-            # Under its name in another partition than its own lies nothing of a stream.
-            if stream_id is not None and partitions is not None and partition_of(record.key or b"", partitions) == partition:
+            # Under its name in another partition than its own lies nothing of a stream, nor before there is a genesis.
+            if stream_id is not None and context.genesis is not None and context.places(record.key or b""):
                 stream = stream_of(partition, stream_id)
                 self._note(stream, record, believed.time)
                 stream.rejected += 1
@@ -114,10 +139,8 @@ class Batch:
         self.rows.setdefault(event.type, []).append(row)
         return row
 
-    def _event(self, stream: Stream, event: EventRecord, record: Record) -> None:
-        """Make an event's row, have it judged, and see to those that waited for it."""
-        row = self._row(record, stream.arbiter.stream_id, event, "open")
-        forget_texts(event)
+    def _event(self, stream: Stream, event: EventRecord, row: Row) -> None:
+        """Have an event judged, and see to its row and to those that waited for it."""
         verdict = stream.arbiter.offer(event)
         self._waiting[event.partition, event.offset] = row
         at = event.offset, row[RECORDED_AT]

@@ -37,8 +37,10 @@ MEMORY = "150MB"
 """What DuckDB may take. Batches are small; a larger cache would only hold what nobody reads here."""
 
 CHECKPOINT = "64MB"
-"""How much stands in the file's WAL before DuckDB brings it into the file. At its own 16 MB that took a fifth of all time, for the
-last rows are compressed anew each time; beyond 64 MB nothing was gained (bench_projection.py)."""
+"""How much stands in the file's WAL before DuckDB brings it into the file. At its own 16 MB that took a fifth of all time, for
+the last rows are compressed anew each time; beyond 64 MB nothing was gained (bench_projection.py)."""
+
+_NEW_ROWS = "INSERT INTO events BY NAME SELECT *, ? AS type FROM batch"
 
 _RECALLED = (
     "stream_id", "record_offset", "type", "outcome", "version", "anomaly", "event_id", "scope", "target", "append_id",
@@ -282,7 +284,9 @@ class ViewStore:
                 schema = tables.CONTROL_SCHEMA
             else:
                 schema = tables.event_schema(type_name)
-            self._insert("INSERT INTO events BY NAME SELECT *, ? AS type FROM batch", rows, schema, (type_name,))
+            self._insert(_NEW_ROWS, rows, schema, (type_name,))
+        for type_name, rows, members in batch.groups:
+            self._insert(_NEW_ROWS, rows, tables.schema_of(tables.COMMON), (type_name,), members)
         if batch.decided:
             self._insert(
                 "UPDATE events SET outcome = b.outcome, version = b.version, chain_head = b.chain_head, "
@@ -312,10 +316,24 @@ class ViewStore:
                 (partition, *step.progress, step.end_offset, _held(step.last_at), applied_at),
             )
 
-    def _insert(self, statement: str, rows: Sequence[tables.Row], schema: pa.Schema, values: Sequence[Any] = ()) -> None:
+    def _insert(
+        self,
+        statement: str,
+        rows: Sequence[tables.Row],
+        schema: pa.Schema,
+        values: Sequence[Any] = (),
+        beside: pa.Table | None = None,
+    ) -> None:
+        """Execute a statement about `batch`: rows, and what columns stand beside them."""
+        if not rows:
+            return
         columns = zip(*rows, strict=True)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-        self.connection.register("batch", pa.Table.from_arrays(arrays, schema=schema))
+        batch = pa.Table.from_arrays(
+            [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+        )
+        for name in () if beside is None else beside.column_names:
+            batch = batch.append_column(name, beside.column(name))
+        self.connection.register("batch", batch)
         try:
             self.connection.execute(statement, list(values))
         finally:

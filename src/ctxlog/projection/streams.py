@@ -24,17 +24,19 @@ IN_PARENT = "in_parent"
 _UNKNOWN = frozenset({"message_unknown", "fact_unknown", "call_unknown"})
 
 
-_TEXTS: dict[str, dict[str, Any]] = {
+TEXTS: dict[str, dict[str, Any]] = {
     "ctxlog.MessageAppended": {"content": None, "parts": None},
     "ctxlog.ToolReturned": {"content": None, "parts": None},
     "ctxlog.FactSet": {"value": ""},
     "ctxlog.ToolCalled": {"arguments": ""},
+    "ctxlog.ExtensionRecorded": {"data": ""},
 }
+"""Members that the fold does not look at, by event type, and what stands in their place."""
 
 
 def forget_texts(event: EventRecord) -> None:
     """Take out of an event what the fold does not look at, once its row is made: neither a stream nor an open append keeps it."""
-    texts = _TEXTS.get(event.type)
+    texts = TEXTS.get(event.type)
     # What a call was called with decides whether it may be taken over, where it has a key.
     if texts is not None and event.readable and event.payload.get("idempotency_key") is None:
         event.payload.update(texts)

@@ -50,7 +50,7 @@ def _texts(name: str) -> Column:
     return Column(name, _TEXTS, "VARCHAR[]")
 
 
-_COMMON = (
+COMMON = (
     Column("partition", pa.int32(), "INTEGER"),
     _integer("record_offset"),
     _micros("recorded_at"),
@@ -69,7 +69,7 @@ _COMMON = (
 RECORDED_AT, OUTCOME, DECIDED_OFFSET, DECIDED_AT, ANOMALY = 2, 4, 7, 8, 9
 """Places in a row. What stands from outcome to anomaly is decided about an event, which may be after its row was made."""
 
-_META = (
+META = (
     _text("event_id"),
     _text("agent_id"),
     _text("actor"),
@@ -169,7 +169,7 @@ def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
 
 CONTROL_TYPE = "ctxlog:control"
 """Begins the type of control records, as their key is spelled: no event type can be called so."""
-UNDECODABLE = schema_of(_COMMON)
+UNDECODABLE = schema_of(COMMON)
 STREAMS = schema_of(_STREAMS)
 DECIDED = pa.schema(
     [
@@ -188,17 +188,17 @@ DECIDED = pa.schema(
 
 def event_schema(type_name: str) -> pa.Schema:
     """The form of a batch of one event type; the type itself is added when the batch is stored."""
-    return schema_of((*_COMMON, *_META, *PAYLOADS.get(type_name, OTHER)))
+    return schema_of((*COMMON, *META, *PAYLOADS.get(type_name, OTHER)))
 
 
-CONTROL_SCHEMA = schema_of((*_COMMON, *OTHER))
+CONTROL_SCHEMA = schema_of((*COMMON, *OTHER))
 
 
 def columns_of_events() -> dict[str, str]:
     """All columns of `events` with their types, in their order."""
-    found = {column.name: column.sql for column in _COMMON}
+    found = {column.name: column.sql for column in COMMON}
     found["type"] = "VARCHAR"
-    for columns in (_META, *PAYLOADS.values(), OTHER):
+    for columns in (META, *PAYLOADS.values(), OTHER):
         for column in columns:
             found.setdefault(column.name, column.sql)
     return found
