@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,7 +56,9 @@ def many(draw: st.DrawFn) -> tuple[Plan, list[bytes]]:
         body = written(draw, schema.node, named)
         if draw(st.booleans()):
             at = draw(st.integers(0, len(body)))
-            body = body[:at] + draw(st.binary(max_size=12) | st.just(b"\xff" * 12)) + body[at + draw(st.integers(0, 3)) :]
+            # Any byte where a union's branch may stand, and numbers that are too long or just not.
+            changed = st.sampled_from((b"\x01", b"\x02", b"\x04", *(b"\xff" * 9 + bytes([last]) for last in (1, 2, 128))))
+            body = body[:at] + draw(st.binary(max_size=12) | changed) + body[at + draw(st.integers(0, 3)) :]
         found.append(body)
     return plan_of(schema.node), found
 
@@ -105,6 +108,20 @@ def test_columns_hold_what_the_walk_reads(made: tuple[Plan, list[bytes]]) -> Non
             assert expected is None  # Texts are checked by whoever uses them.
             continue
         assert repr(found) == repr(expected)
+
+
+@pytest.mark.parametrize(("last", "passes"), [(0, True), (1, True), (2, False), (128, False)])
+def test_a_number_has_64_bits(last: int, passes: bool) -> None:
+    plan = plan_of(Schema('{"type": "record", "name": "R", "fields": [{"name": "f", "type": "long"}]}').node)
+    body = b"\xff" * 9 + bytes([last])
+    assert read_columns(plan, [b"\x02", body, b"\x04"]).passed.tolist() == [True, passes, True]
+
+
+@pytest.mark.parametrize(("branch", "passes"), [(0, False), (1, False), (2, True), (3, False), (4, False)])
+def test_a_union_has_two_branches(branch: int, passes: bool) -> None:
+    plan = plan_of(Schema('{"type": "record", "name": "R", "fields": [{"name": "f", "type": ["null", "long"]}]}').node)
+    assert read_columns(plan, [bytes([branch, 6])]).passed.tolist() == [passes]
+    assert read_columns(plan, [bytes([branch])]).passed.tolist() == [branch == 0]
 
 
 def test_a_body_that_is_too_long_does_not_pass() -> None:

@@ -22,7 +22,7 @@ from unit.test_core_against_oracle import Play, plays
 
 
 def project(play: Play, path: Path, dice: random.Random | None = None) -> Projector:
-    """All of a log, record by record; with dice in batches of any size, also column by column, with restarts and little memory."""
+    """All of a log, record by record; with dice in any batches, also column by column, with restarts and little memory."""
     if dice is None:
         projector = Projector(play.log, path)
         projector.run_once()

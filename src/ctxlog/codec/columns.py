@@ -161,7 +161,8 @@ class _Reader:
                 self.found.passed[rows[bytes_ > 1]] = False
             rows = rows[bytes_ >= 0x80]
         self.at = at + sizes
-        return (values >> np.uint64(1)).astype(np.int64) ^ -(values & np.uint64(1)).astype(np.int64)
+        found: Longs = (values >> np.uint64(1)).astype(np.int64) ^ -(values & np.uint64(1)).astype(np.int64)
+        return found
 
 
 def _steps(plan: Plan) -> int:

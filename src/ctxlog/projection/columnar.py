@@ -113,7 +113,7 @@ class _Reading:
         keys = [record.key for record in self.records]
         places = {key: key is not None and key != CONTROL_KEY and context.places(key) for key in set(keys)}
         same = pc.equal(pa.array(keys, pa.binary()), self.arrays["meta.stream_id"].cast(pa.binary()))
-        kept = self.columns.passed & same.fill_null(False).to_numpy(zero_copy_only=False)
+        kept: Bools = self.columns.passed & same.fill_null(False).to_numpy(zero_copy_only=False)
         kept &= np.fromiter((places[key] for key in keys), np.bool_, len(keys))
         if context.copied_from is not None:
             within = (context.copy_started_at < record.offset < context.copy_finished_at for record in self.records)
@@ -205,5 +205,6 @@ class _Reading:
             return texts.to_pylist()  # type: ignore[no-any-return]
         numbers: Numbers = self.columns.numbers[path]
         if numbers.valid.all():
-            return numbers.values.tolist()
+            values: list[Any] = numbers.values.tolist()
+            return values
         return pa.array(numbers.values, mask=~numbers.valid).to_pylist()  # type: ignore[no-any-return]

@@ -331,8 +331,9 @@ class ViewStore:
         batch = pa.Table.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
         )
-        for name in () if beside is None else beside.column_names:
-            batch = batch.append_column(name, beside.column(name))
+        if beside is not None:
+            for name in beside.column_names:
+                batch = batch.append_column(name, beside.column(name))
         self.connection.register("batch", batch)
         try:
             self.connection.execute(statement, list(values))
