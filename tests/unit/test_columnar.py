@@ -40,7 +40,7 @@ def copy(partitions: int) -> MemoryLog:
 
 def written_into_a_copy() -> MemoryLog:
     """Records without origin while a copy is under way are misplaced."""
-    _, target = stopped_copy(1)
+    _, target = stopped_copy()
     target.append([raw(target, "a/1", "FactSet", f"in between {number}") for number in range(3)])
     return target
 
