@@ -88,6 +88,7 @@ def differences(log: EventLog) -> tuple[int, list[str]]:
 @pytest.mark.parametrize("name", LOGS)
 def test_events_read_together_are_those_decoded_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columnar, "RECORDS_MIN", 1)
+    monkeypatch.setattr("ctxlog.replay.copying.BATCH_RECORDS", 3)
     read, wrong = differences(LOGS[name]())
     assert wrong == []
     assert read > 2
