@@ -14,7 +14,6 @@ import contextlib
 import inspect
 import json
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctxlog.client.appending import make_event
@@ -71,7 +70,7 @@ class Once:
         name: str,
         arguments: Any,
         *,
-        run: Callable[[Any], Any],
+        run: Any,
         key: str,
         lease_seconds: float,
         timeout_seconds: float | None,
@@ -178,15 +177,16 @@ class Once:
             result = self._run_tool(self._arguments)
             if inspect.isawaitable(result):
                 raise InvalidInputError("run: expected a result, found something to be awaited; the tool did not run")
-        except BaseException as error:
+        except BaseException as raised:
             # Recorded whatever it is, an interrupt too: the tool runs no longer, and who comes next need not wait for the lease.
-            text = f"{type(error).__name__}: {error}"[:FAILURE_CHARS_MAX]
+            text = f"{type(raised).__name__}: {raised}"[:FAILURE_CHARS_MAX]
             try:
                 self._record(text, taken, expires_at, failed=True)
-            except CtxlogError as unrecorded:
-                error.add_note(f"ctxlog did not record that the call failed: {unrecorded}")
+            except CtxlogError as error:
+                raised.add_note(f"ctxlog did not record that the call failed: {error}")
             raise
-        unrecorded, value = None, None
+        unrecorded: str | None = None
+        value: Any = None
         try:
             value = json.loads(json_text(result))
             if _is_unrecorded(value):

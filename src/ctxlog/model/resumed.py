@@ -23,7 +23,8 @@ class OpenCall(NamedTuple):
     held: bool
 
 
-class OpenAppend(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OpenAppend:
     """An append of several events of which the log has only some. None of them has an effect.
 
     Attributes:
