@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ctxlog.client.options import AppendOptions
-from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, InvalidInputError
+from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, InvalidInputError, LogBusyError
 from ctxlog.model.outcomes import Committed
 from ctxlog.model.state import ContextState, Fact
 from ctxlog.replay.replayer import StreamCursor
@@ -31,6 +31,9 @@ PAUSE_SECONDS_MAX = 0.25
 
 RESOLVE_SECONDS = 60.0
 """How long an outcome that is not known is asked for. Longer than a broker needs to elect a leader."""
+
+_AGAIN = (ConflictError, AbandonedError, LogBusyError)
+"""What says that nothing was changed because others write, and who tries again will have his turn."""
 
 _OWN_OPTIONS = ("expected_version", "expected_head", "expected_targets", "event_ids")
 
@@ -78,7 +81,7 @@ def update(
             return None
         try:
             return committed(context, events, {**options, "expected_version": state.version})
-        except (ConflictError, AbandonedError):
+        except _AGAIN:
             if tries.over:
                 raise
         tries.pause()
@@ -106,7 +109,7 @@ def update_fact(
         event = make_event(FactSet, key=key, value=json_text(value))
         try:
             return committed(context, event, {**options, "expected_targets": {target: version}})
-        except ConflictError:
+        except _AGAIN:
             if tries.over:
                 raise
         tries.pause()
