@@ -59,7 +59,7 @@ def steps(url: str, world_path: str, number: str, lease_seconds: str, seed: str)
             time.sleep(dice.random() * 0.004)
             world.note(ran=arguments["step"])
             say("ran")
-            time.sleep(dice.random() * 0.004)
+            time.sleep(dice.random() * 0.01)
             return {"done": arguments["step"]}
 
         while True:
