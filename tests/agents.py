@@ -150,6 +150,23 @@ def counts(url: str, name: str, times: str, facts: str) -> None:
     say(json.dumps({"seconds": time.monotonic() - started_at, "longest": longest}))
 
 
+def adds(url: str, world_path: str, name: str) -> None:
+    """Count one up, with a message each time, until killed; note each number that was counted."""
+    world = World(world_path)
+    context = ContextLog.open(url).context("shared/counter")
+
+    def one_more(state: ContextState) -> list[FactSet | MessageAppended]:
+        number = 1 + int(state.facts["n"].value if "n" in state.facts else 0)
+        return [FactSet(key="n", value=str(number)), MessageAppended(role="user", content=f"{name} {number}")]
+
+    while True:
+        done = context.update(one_more)
+        assert done is not None
+        world.note(counted=done.version // 2)
+        say("counted")
+        time.sleep(0.004)  # so that all have their turn
+
+
 # What the tests do with them
 
 
@@ -336,5 +353,33 @@ def count_apart(url: str, *, writers: int, times: int) -> None:
         assert {entry.outcome for entry in context.history()} == {"accepted"}
 
 
+def kill_adders(url: str, world: Path, *, kills: int, seed: int) -> int:
+    """Three processes count one fact up; one after the other is killed. What was told is there, and little else."""
+    dice = random.Random(seed)
+    with processes() as start:
+        adders = [start("adds", url, world, name) for name in range(3)]
+        for kill in range(kills + len(adders)):
+            which = dice.randrange(len(adders))
+            for _ in range(dice.choice((1, 2, 5, 10))):
+                line(adders[which])
+            time.sleep(dice.random() * 0.01)
+            adders[which].kill()
+            adders[which].communicate()
+            if kill < kills:
+                adders[which] = start("adds", url, world, f"next-{kill}")
+            else:
+                del adders[which]
+    told = [note["counted"] for note in notes(world)]
+    with ContextLog.open(url) as log:
+        found = log.context("shared/counter").resume()
+        number = int(found.state.facts["n"].value)
+        assert len(set(told)) == len(told), "one update was told twice"
+        assert len(told) <= number <= len(told) + kills + 3  # Whoever is killed may have no time to tell.
+        assert [int((message.content or "").split()[1]) for message in found.state.messages] == list(range(1, number + 1))
+        assert found.state.version == 2 * number
+        assert verify(log).problems == []
+    return number
+
+
 if __name__ == "__main__":
-    {role.__name__: role for role in (steps, dies, late, races, counts)}[sys.argv[1]](*sys.argv[2:])
+    {role.__name__: role for role in (steps, dies, late, races, counts, adds)}[sys.argv[1]](*sys.argv[2:])

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 import agents
+from ctxlog import ContextLog
 from ctxlog.log.kafka import KafkaLog
+from ctxlog.model.events import FactSet
+from writing import group, raw
 
 
 @pytest.fixture
@@ -46,6 +49,24 @@ def test_processes_that_count_at_once_lose_no_update(url: str) -> None:
 @pytest.mark.timeout(3600)
 def test_sixteen_processes_lose_none_of_sixteen_thousand_updates(url: str) -> None:
     print(agents.count_up(url, writers=16, times=1000), file=sys.stderr)
+
+
+def test_processes_that_are_killed_in_an_update_lose_and_double_nothing(url: str, world: Path) -> None:
+    assert agents.kill_adders(url, world, kills=3, seed=8)
+
+
+def test_an_append_that_a_broker_has_a_part_of_is_told_and_has_no_effect(url: str) -> None:
+    with ContextLog.open(url) as log:
+        context = log.context("worker/job")
+        context.set_fact("n", 1)
+        log.log.append([raw(log.log, context.stream_id, "FactSet", "e0", key="n", value="2", append=group("e0", 0, 2))])
+    with ContextLog.open(url) as log:
+        found = log.context("worker/job").resume()
+        assert found.state.facts["n"].value == "1"
+        assert [(one.append_id, one.count, len(one.events)) for one in found.open_appends] == [("e0", 2, 1)]
+        done = log.context("worker/job").update(lambda state: FactSet(key="n", value=state.facts["n"].value + "0"))
+        assert done is not None
+        assert log.context("worker/job").resume().state.facts["n"].value == "10"
 
 
 def test_processes_that_update_facts_of_their_own_do_not_disturb_each_other(url: str) -> None:

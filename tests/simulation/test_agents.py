@@ -66,5 +66,9 @@ def test_sixteen_processes_lose_none_of_sixteen_thousand_updates(url: str) -> No
     print(agents.count_up(url, writers=16, times=1000), file=sys.stderr)
 
 
+def test_processes_that_are_killed_in_an_update_lose_and_double_nothing(url: str, world: Path) -> None:
+    assert agents.kill_adders(url, world, kills=5, seed=7)
+
+
 def test_processes_that_update_facts_of_their_own_do_not_disturb_each_other(url: str) -> None:
     agents.count_apart(url, writers=4, times=30)

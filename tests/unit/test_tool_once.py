@@ -22,7 +22,7 @@ from ctxlog.errors import (
     StorageError,
 )
 from ctxlog.log.memory import MemoryLog
-from ctxlog.model.events import ToolCalled
+from ctxlog.model.events import ToolCalled, ToolReturned
 from ctxlog.model.records import Placed
 from writing import LosesAnswers, Wrapped
 
@@ -127,6 +127,20 @@ def test_a_result_that_was_redacted_is_gone_and_the_tool_does_not_run_again(ctx:
     with pytest.raises(NoResultError, match="redacted"):
         ctx.tool_once("pay", PAY, run=tool, key="refund")
     assert len(tool.ran) == 1
+
+
+def test_a_result_that_somebody_else_recorded_counts(ctx: Context, other: Context) -> None:
+    """By hand, say: the payment was found in the bank's books."""
+    lease = {"idempotency_key": "mail", "lease_expires_at": 1}
+    other.append(ToolCalled(call_id="mail", name="mail", arguments="{}", **lease))
+    other.add_tool_result("mail", {"sent": True})
+    tool = Tool("again")
+    assert ctx.tool_once("mail", {}, run=tool, key="mail") == {"sent": True}
+    other.append(ToolCalled(call_id="odd", name="mail", arguments="{}", **{**lease, "idempotency_key": "odd"}))
+    other.append(ToolReturned(call_id="odd", parts="not JSON"))
+    with pytest.raises(NoResultError, match="no JSON"):
+        ctx.tool_once("mail", {}, run=tool, key="odd")
+    assert tool.ran == []
 
 
 # Failures

@@ -9,7 +9,7 @@ import pytest
 
 from ctxlog import Context, ContextLog
 from ctxlog.client import updating
-from ctxlog.errors import ConflictError, IndeterminateError, InvalidInputError, LogBusyError
+from ctxlog.errors import ConflictError, IndeterminateError, IntegrityError, InvalidInputError, LogBusyError
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import FactSet, MessageAppended
 from ctxlog.model.records import Placed
@@ -167,6 +167,26 @@ def test_a_fact_that_a_fork_inherits_is_changed_in_the_fork_alone(ctx: Context) 
 def test_a_value_that_json_cannot_carry_is_refused(ctx: Context, value: Any) -> None:
     with pytest.raises(InvalidInputError, match="nothing was appended"):
         ctx.update_fact("n", lambda _: value)
+    assert ctx.version == 0
+
+
+@pytest.mark.parametrize("text", ["not JSON", "[" * 100_000], ids=["not JSON", "too deep"])
+def test_a_fact_that_somebody_filled_with_other_text_is_refused(ctx: Context, text: str) -> None:
+    ctx.append(FactSet(key="n", value=text))
+    with pytest.raises(IntegrityError, match="no JSON"):
+        ctx.update_fact("n", str)
+    assert ctx.version == 1
+
+
+@pytest.mark.parametrize("timeout_seconds", [-1, math.nan])
+def test_a_time_that_is_none_is_refused(ctx: Context, timeout_seconds: float) -> None:
+    for go_on in (
+        lambda: ctx.update(one_more, timeout_seconds=timeout_seconds),
+        lambda: ctx.update_fact("n", str, timeout_seconds=timeout_seconds),
+        lambda: ctx.tool_once("pay", {}, run=str, key="k", timeout_seconds=timeout_seconds),
+    ):
+        with pytest.raises(InvalidInputError, match="timeout_seconds"):
+            go_on()
     assert ctx.version == 0
 
 

@@ -306,6 +306,7 @@ class Context:
 
         Raises:
             ConflictError, IndeterminateError: As in `update`.
+            IntegrityError: The fact holds text that is no JSON.
         """
         from ctxlog.client.updating import update_fact
 

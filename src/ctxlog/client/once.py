@@ -143,7 +143,10 @@ class Once:
             raise NoResultError(self._context.stream_id, self._key, "it was redacted")
         if call.result_parts is None:
             return call.result
-        value = json.loads(call.result_parts)
+        try:
+            value = json.loads(call.result_parts)
+        except (ValueError, RecursionError):
+            raise NoResultError(self._context.stream_id, self._key, "what somebody else recorded is no JSON") from None
         if _is_unrecorded(value):
             raise NoResultError(self._context.stream_id, self._key, str(value[UNRECORDED]))
         return value

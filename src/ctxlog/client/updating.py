@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ctxlog.client.options import AppendOptions
-from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, InvalidInputError, LogBusyError
+from ctxlog.errors import AbandonedError, ConflictError, IndeterminateError, IntegrityError, InvalidInputError, LogBusyError
 from ctxlog.model.outcomes import Committed
 from ctxlog.model.state import ContextState, Fact
 from ctxlog.replay.replayer import StreamCursor
@@ -46,6 +46,8 @@ class Tries:
     """
 
     def __init__(self, timeout_seconds: float | None) -> None:
+        if timeout_seconds is not None and not timeout_seconds >= 0:  # as NaN is not
+            raise InvalidInputError("timeout_seconds: expected a number from 0, or None; nothing was appended")
         self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         self._pause = PAUSE_SECONDS
 
@@ -105,7 +107,7 @@ def update_fact(
     while True:
         version, fact = context._owner._look(context.stream_id, look)
         expired = fact is not None and fact.expires_at is not None and fact.expires_at <= time.time_ns() // 1000
-        value = fn(default if fact is None or expired else fact.parsed())
+        value = fn(default if fact is None or expired else _parsed(context.stream_id, key, fact))
         event = make_event(FactSet, key=key, value=json_text(value))
         try:
             return committed(context, event, {**options, "expected_targets": {target: version}})
@@ -113,6 +115,15 @@ def update_fact(
             if tries.over:
                 raise
         tries.pause()
+
+
+def _parsed(stream_id: str, key: str, fact: Fact) -> Any:
+    try:
+        return fact.parsed()
+    except (ValueError, RecursionError):
+        raise IntegrityError(
+            f"stream {stream_id!r}: fact {key!r} holds text that is no JSON; nothing was appended. Set the fact anew."
+        ) from None
 
 
 def committed(context: Context, events: Event | Sequence[Event], options: AppendOptions) -> Committed:
