@@ -58,6 +58,13 @@ def test_an_update_that_has_nothing_to_append_appends_nothing(ctx: Context, noth
     assert ctx.version == 0
 
 
+@pytest.mark.parametrize("other", [7, "text", {"n": 1}, ["text"]], ids=repr)
+def test_a_function_that_returns_no_events_is_refused(ctx: Context, other: Any) -> None:
+    with pytest.raises(InvalidInputError, match="event"):
+        ctx.update(lambda _: other)
+    assert ctx.version == 0
+
+
 def test_an_update_that_somebody_came_between_decides_again_with_new_ids(ctx: Context, other: Context) -> None:
     seen = []
 

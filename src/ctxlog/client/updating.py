@@ -78,8 +78,8 @@ def update(
     tries = Tries(timeout_seconds)
     while True:
         state = context.state
-        events = fn(state)
-        if events is None or (isinstance(events, Sequence) and not events):
+        events = _events(fn(state))
+        if not events:
             return None
         try:
             return committed(context, events, {**options, "expected_version": state.version})
@@ -115,6 +115,16 @@ def update_fact(
             if tries.over:
                 raise
         tries.pause()
+
+
+def _events(decided: Event | Sequence[Event] | None) -> list[Event]:
+    from ctxlog.client.appending import batch_of
+
+    try:
+        return [] if decided is None else batch_of(decided)
+    except TypeError:
+        found = type(decided).__name__
+        raise InvalidInputError(f"fn: expected an event, several, or None, found {found}; nothing was appended") from None
 
 
 def _parsed(stream_id: str, key: str, fact: Fact) -> Any:
