@@ -15,13 +15,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ctxlog import Context, ContextLog
 from ctxlog.audit.verify import verify
-from ctxlog.errors import LeaseLostError
+from ctxlog.errors import LeaseLostError, StorageError
 from ctxlog.model.events import FactSet, MessageAppended
 from ctxlog.model.state import ContextState
 
@@ -160,7 +160,10 @@ def adds(url: str, world_path: str, name: str) -> None:
         return [FactSet(key="n", value=str(number)), MessageAppended(role="user", content=f"{name} {number}")]
 
     while True:
-        done = context.update(one_more)
+        try:
+            done = context.update(one_more)
+        except StorageError:  # No broker answers, and nothing was changed.
+            continue
         assert done is not None
         world.note(counted=done.version // 2)
         say("counted")
@@ -354,7 +357,7 @@ def count_apart(url: str, *, writers: int, times: int) -> None:
 
 
 def kill_adders(url: str, world: Path, *, kills: int, seed: int) -> int:
-    """Three processes count one fact up; one after the other is killed. What was told is there, and little else."""
+    """Three processes count one fact up; one after the other is killed."""
     dice = random.Random(seed)
     with processes() as start:
         adders = [start("adds", url, world, name) for name in range(3)]
@@ -369,12 +372,33 @@ def kill_adders(url: str, world: Path, *, kills: int, seed: int) -> int:
                 adders[which] = start("adds", url, world, f"next-{kill}")
             else:
                 del adders[which]
+    return check_count(url, world, killed=kills + 3)
+
+
+def cut_adders(url: str, world: Path, cut: Callable[[], None]) -> int:
+    """Two processes count one fact up, while something is done to their connections."""
+    with processes() as start:
+        adders = [start("adds", url, world, name) for name in range(2)]
+        for adder in adders:
+            line(adder)
+        cut()
+        before = len(notes(world))
+        deadline = time.monotonic() + WAIT_SECONDS
+        while len(notes(world)) < before + 20:  # They go on when they can.
+            assert time.monotonic() < deadline
+            assert [adder.poll() for adder in adders] == [None, None]
+            time.sleep(0.1)
+    return check_count(url, world, killed=2)
+
+
+def check_count(url: str, world: Path, *, killed: int) -> int:
+    """What was told is there, once and in order, and little else: whoever is killed may have no time to tell. The count."""
     told = [note["counted"] for note in notes(world)]
     with ContextLog.open(url) as log:
         found = log.context("shared/counter").resume()
         number = int(found.state.facts["n"].value)
         assert len(set(told)) == len(told), "one update was told twice"
-        assert len(told) <= number <= len(told) + kills + 3  # Whoever is killed may have no time to tell.
+        assert len(told) <= number <= len(told) + killed
         assert [int((message.content or "").split()[1]) for message in found.state.messages] == list(range(1, number + 1))
         assert found.state.version == 2 * number
         assert verify(log).problems == []
