@@ -434,6 +434,22 @@ def test_a_result_is_recorded_though_the_disk_was_full_for_a_moment(shared: Memo
     assert context.state.tool_calls["refund"].status == "returned"
 
 
+def test_an_error_says_that_the_tool_ran_where_that_cannot_be_recorded(shared: MemoryLog) -> None:
+    failing = FailsOnce(shared)
+    context, tool = ContextLog(failing).context("refunds/case-1"), Tool("paid")
+
+    def run(arguments: Any) -> Any:
+        failing.full = 1_000_000
+        return tool(arguments)
+
+    with pytest.raises(StorageError, match="disk is full") as raised:
+        context.tool_once("pay", PAY, run=run, key="refund", lease_seconds=0.2)
+    assert "The tool ran" in raised.value.__notes__[-1]
+    failing.full = 0
+    assert context.tool_once("pay", PAY, run=tool, key="refund") == "paid"
+    assert len(tool.ran) == 2  # At least once, and no better.
+
+
 def test_who_is_slower_than_another_one_waits_for_it(ctx: Context, other: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have seen that there is no call; the log decides."""
     look, looked = once.Once._look, []

@@ -239,7 +239,7 @@ class Context:
             CallHeldError: Somebody else runs it, and the time is over; nothing was run.
             LeaseLostError: The tool ran for longer than its lease, and somebody else took over; its result was not recorded.
             NoResultError: The tool ran, and its result cannot be recorded or was redacted. It is not run again.
-            IndeterminateError: Whether the lease or the result was recorded is not known.
+            IndeterminateError, StorageError: The lease was not recorded, or the result; a note says so where the tool ran.
             BaseException: What `run` raised. It is recorded as a failure, and the next call with this key runs the tool again.
         """
         from ctxlog.client.once import Once

@@ -215,10 +215,11 @@ class Once:
                 return
             except ConflictError:
                 raise LeaseLostError(self._context.stream_id, self._key) from None
-            except IndeterminateError:
-                raise
-            except RetriableError:  # A log that cannot be written now: worth trying while nobody may take over.
-                if tries.over:
+            except RetriableError as error:  # A log that cannot be written now: worth trying while nobody may take over.
+                if tries.over or isinstance(error, IndeterminateError):
+                    error.add_note(
+                        f"The tool ran. Unless it is recorded how call {self._key!r} ended, it runs again after its lease."
+                    )
                     raise
             tries.pause()
 
