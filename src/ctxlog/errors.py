@@ -141,6 +141,74 @@ class IndeterminateError(RetriableError):
         )
 
 
+class CallHeldError(RetriableError):
+    """Somebody else runs the call, and the time to wait for the result is over. Nothing was run.
+
+    Attributes:
+        stream_id, key: The call.
+        expires_at: When the lease of whoever runs it ends, µs since 1970 UTC.
+    """
+
+    def __init__(self, stream_id: str, key: str, expires_at: int) -> None:
+        self.stream_id = stream_id
+        self.key = key
+        self.expires_at = expires_at
+        super().__init__(
+            f"stream {stream_id!r}: call {key!r} is being run under a lease that ends at {expires_at} µs; nothing was run. "
+            "Call again: after that it is taken over, unless it has its result by then."
+        )
+
+
+class LeaseLostError(RetriableError):
+    """The tool ran for longer than its lease, and somebody else took the call over: what it returned was not recorded.
+
+    Attributes:
+        stream_id, key: The call.
+    """
+
+    def __init__(self, stream_id: str, key: str) -> None:
+        self.stream_id = stream_id
+        self.key = key
+        super().__init__(
+            f"stream {stream_id!r}: call {key!r} was taken over or settled by somebody else while the tool ran; what it returned "
+            "was not recorded. Call again for the result that counts, and choose a lease that is longer than the tool takes."
+        )
+
+
+class KeyReusedError(InvalidInputError):
+    """The key of a call stands for another call: another tool, other arguments, or one that was not made with a key.
+
+    Attributes:
+        stream_id, key: The call.
+    """
+
+    def __init__(self, stream_id: str, key: str, differs: str) -> None:
+        self.stream_id = stream_id
+        self.key = key
+        super().__init__(
+            f"stream {stream_id!r}: call {key!r} is there with {differs}; nothing was run. "
+            "Use one key for one tool and its arguments."
+        )
+
+
+class NoResultError(CtxlogError):
+    """The tool ran and returned, and its result is not in the log; it will not be run again under this key.
+
+    Attributes:
+        stream_id, key: The call.
+        reason: Why there is no result.
+    """
+
+    def __init__(self, stream_id: str, key: str, reason: str) -> None:
+        self.stream_id = stream_id
+        self.key = key
+        self.reason = reason
+        super().__init__(
+            f"stream {stream_id!r}: call {key!r} ran and returned, and its result is not in the log: {reason}. "
+            "It is not run again; another key would run it again."
+        )
+
+
 class UndecodableError(IntegrityError):
     """Bytes that are not one datum of their schema. Attribute `reason` is a short code."""
 

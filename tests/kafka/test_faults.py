@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import agents
 import brokers
 import kafka_writers
 from ctxlog import ContextLog
@@ -210,3 +211,20 @@ def test_a_client_whose_connections_drop_goes_on_rightly(proxied: tuple[brokers.
     acknowledged, notes = check(url, tmp_path)
     print(f"10 cuts: {acknowledged:,} acknowledged events, {dict(notes)}", file=sys.stderr)
     assert acknowledged > 50
+
+
+def test_an_update_counts_once_though_connections_drop(proxied: tuple[brokers.Cluster, Proxy], tmp_path: Path) -> None:
+    started, proxy = proxied
+    url = url_of(started, tmp_path, 1_500)
+    KafkaLog.create(url, 2)[0].close()
+    dice = random.Random(20261125)
+
+    def cut() -> None:
+        for _ in range(4):
+            time.sleep(0.2 + dice.random() * 0.3)
+            proxy.shut = dice.random() < 0.5
+            proxy.cut()
+            time.sleep(dice.random() * 2)
+            proxy.shut = False
+
+    assert agents.cut_adders(url, tmp_path / "world", cut)

@@ -6,7 +6,7 @@ What validates events is imported by the first append: it takes as long as all t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -17,6 +17,7 @@ from ctxlog.model.jsontext import json_text, plain_or_parts
 from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
 from ctxlog.model.records import Accepted
+from ctxlog.model.resumed import Resumed
 from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window, select
 from ctxlog.model.state import ContextState, Parent
 from ctxlog.replay.history import Entry, history
@@ -200,6 +201,117 @@ class Context:
             _event("ToolReturned", call_id=call_id, failed=failed, content=text, parts=parts, name=name), **options
         )
 
+    def tool_once(
+        self,
+        name: str,
+        arguments: Any,
+        *,
+        run: Callable[[Any], Any],
+        key: str,
+        lease_seconds: float = 60.0,
+        timeout_seconds: float | None = None,
+        message_id: str | None = None,
+        source_id: str | None = None,
+        **options: Unpack[AppendOptions],
+    ) -> Any:
+        """Call a tool once for a key, across crashes and processes, and record call and result.
+
+        A call that has its result is not run again: what was recorded comes back. One that failed is. One that somebody else runs
+        is waited for until its lease ends; then it is taken over. Where a process dies after the tool had its effect and before
+        that was recorded, the tool runs again: give the key to the other side too, if it can recognise one.
+
+        Args:
+            name: The tool.
+            arguments: What it is called with: JSON text, or anything that JSON can carry.
+            run: Runs the tool: `run(arguments)`. What it returns must be something that JSON can carry.
+            key: Stands for this call in this context, and is its id: one key for one tool with its arguments.
+            lease_seconds: How long nobody else runs it. Choose it longer than the tool takes: it is not renewed.
+            timeout_seconds: How long to wait for somebody else who runs it; None: until there is a result or the lease ends.
+            message_id: The message that asked for the call.
+            source_id: The id that the provider gave the call.
+            options: See `AppendOptions`; without preconditions and ids.
+
+        Returns:
+            What `run` returned, as JSON carries it (a tuple is a list), the first time as every time.
+
+        Raises:
+            KeyReusedError: The key stands for another call; nothing was run.
+            CallHeldError: Somebody else runs it, and the time is over; nothing was run.
+            LeaseLostError: The tool ran for longer than its lease, and somebody else took over; its result was not recorded.
+            NoResultError: The tool ran, and its result cannot be recorded or was redacted. It is not run again.
+            IndeterminateError, StorageError: The lease was not recorded, or the result; a note says so where the tool ran.
+            BaseException: What `run` raised. It is recorded as a failure, and the next call with this key runs the tool again.
+        """
+        from ctxlog.client.once import Once
+
+        once = Once(
+            self,
+            name,
+            arguments,
+            run=run,
+            key=key,
+            lease_seconds=lease_seconds,
+            timeout_seconds=timeout_seconds,
+            message_id=message_id,
+            source_id=source_id,
+            options=options,
+        )
+        return once.result()
+
+    def update(
+        self,
+        fn: Callable[[ContextState], Event | Sequence[Event] | None],
+        *,
+        timeout_seconds: float | None = None,
+        **options: Unpack[AppendOptions],
+    ) -> Committed | None:
+        """Read the state, let `fn` decide what to append, and append it if nothing else came in between; otherwise again.
+
+        Args:
+            fn: Gets the newest state and returns the events that follow from it; None or no events: nothing is appended. It must
+                be pure, as it is called again after each conflict. What it raises ends the update, and nothing is appended.
+            timeout_seconds: After which no further try is made; None: tries until it succeeds.
+            options: See `AppendOptions`; without preconditions and ids.
+
+        Returns:
+            The outcome; None where `fn` had nothing to append.
+
+        Raises:
+            ConflictError: Others were faster until the time was over; nothing was changed.
+            IndeterminateError: Whether it was appended is not known, after a minute of asking.
+        """
+        from ctxlog.client.updating import update
+
+        return update(self, fn, options, timeout_seconds)
+
+    def update_fact(
+        self,
+        key: str,
+        fn: Callable[[Any], Any],
+        *,
+        default: Any = None,
+        timeout_seconds: float | None = None,
+        **options: Unpack[AppendOptions],
+    ) -> Committed:
+        """Set a fact to what `fn` makes of its value, if nobody else changed this fact in between; otherwise again.
+
+        Only this fact is looked at: those who change other facts or append messages are not in the way, as they are for `update`.
+
+        Args:
+            key: The fact.
+            fn: Gets the value and returns the new one, which JSON must be able to carry. Pure, as in `update`.
+            default: What `fn` gets where the fact is not set, or has expired.
+            timeout_seconds: As in `update`.
+            options: As in `update`.
+
+        Raises:
+            ConflictError, IndeterminateError: As in `update`.
+            IntegrityError: The fact holds text that is no JSON.
+        """
+        from ctxlog.client.updating import update_fact
+
+        return update_fact(self, key, fn, default, options, timeout_seconds)
+
     def close(self, *, reason: str | None = None, **options: Unpack[AppendOptions]) -> Committed | Acknowledged:
         """Say that the context came to an end. Later events still take effect."""
         return self.append(_event("StreamClosed", reason=reason), **options)
@@ -251,6 +363,13 @@ class Context:
         """The part of the newest state that a model gets to see; expiry is judged now. Arguments as in `Selection`."""
         selection = Selection(max_messages, scopes, fact_prefixes, max_tokens)
         return select(self.state, selection, judged_at=time.time_ns() // 1000, counter=counter)
+
+    def resume(self) -> Resumed:
+        """What there is to go on from, after a crash or a change of process: the last valid state, the calls that were begun and
+        not answered, and the appends of which the log has only a part. Leases are judged now. Nothing is written."""
+        from ctxlog.client.recovery import resume
+
+        return resume(self)
 
     def replay(self, at: str | int | Point = "latest") -> Replay:
         """The state at a point, recomputed from the log, with its manifest.

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 from ctxlog.client.context import Context
 from ctxlog.client.options import Encoded
@@ -33,6 +33,8 @@ from ctxlog.replay.cuts import Cut, cut_of
 from ctxlog.replay.replayer import Outcome, Replayer, Seen, StreamCursor
 from ctxlog.replay.snapshots import SnapshotStore
 from ctxlog.replay.summaries import StreamSummary, matching, summarize
+
+T = TypeVar("T")
 
 CURSORS_MAX = 64
 """Streams whose fold a log keeps at hand, so that a read costs what was appended since the last one."""
@@ -184,8 +186,15 @@ class ContextLog:
         self.close()
 
     def _state(self, stream_id: str) -> ContextState:
+        return self._look(stream_id, lambda cursor: cursor.fold.state())
+
+    def _look(self, stream_id: str, take: Callable[[StreamCursor], T]) -> T:
+        """What is taken from the stream's newest fold. Raises what says why there is no state, if there is none."""
         with self._holding(stream_id) as end:  # Another thread may read the same cursor on.
-            return self._read_on(stream_id, end).fold.state()
+            cursor = self._read_on(stream_id, end)
+            if cursor.fold.failure is not None:
+                raise cursor.fold.failure
+            return take(cursor)
 
     def _read(self, stream_id: str) -> StreamCursor:
         """The stream's cursor, read on to the end of its partition and to all that this log wrote."""

@@ -1,0 +1,467 @@
+"""One run of a tool for one key: what comes back, who waits, who takes over, and who cannot finish late."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from ctxlog import Context, ContextLog
+from ctxlog.client import once
+from ctxlog.errors import (
+    CallHeldError,
+    InvalidInputError,
+    KeyReusedError,
+    LeaseLostError,
+    NoResultError,
+    StorageError,
+)
+from ctxlog.log.memory import MemoryLog
+from ctxlog.model.events import ToolCalled, ToolReturned
+from ctxlog.model.records import Placed
+from writing import LosesAnswers, Wrapped
+
+PAY = {"order": "W-204", "amount": 129.9}
+
+
+class Tool:
+    """A tool that counts its runs."""
+
+    def __init__(self, *results: Any) -> None:
+        self.results = list(results)
+        self.ran: list[Any] = []
+
+    def __call__(self, arguments: Any) -> Any:
+        self.ran.append(arguments)
+        result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+
+@pytest.fixture
+def shared() -> MemoryLog:
+    """A log that several handles are opened on, as processes do."""
+    return MemoryLog()
+
+
+@pytest.fixture
+def ctx(shared: MemoryLog) -> Context:
+    return ContextLog(shared).context("refunds/case-1")
+
+
+@pytest.fixture
+def other(shared: MemoryLog) -> Context:
+    """The same context in another process."""
+    return ContextLog(shared).context("refunds/case-1")
+
+
+def types(context: Context) -> list[str]:
+    return [entry.type.removeprefix("ctxlog.") for entry in context.history() if entry.outcome == "accepted"]
+
+
+# What comes back
+
+
+RESULTS = [
+    "text", "", None, 7, 2**70, 1.5, True, [], {"a": [1, None, "é"]}, "\ud800", [{"x": "\udfff"}], "null", '{"a": 1}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=repr)
+def test_a_call_that_has_its_result_is_not_run_again_and_gives_what_it_gave(ctx: Context, other: Context, result: Any) -> None:
+    tool = Tool(result)
+    first = ctx.tool_once("pay", PAY, run=tool, key="refund")
+    again = other.tool_once("pay", PAY, run=tool, key="refund")
+    assert tool.ran == [PAY]
+    assert first == again == result
+    assert type(first) is type(again) is type(result)
+    assert types(ctx) == ["ToolCalled", "ToolReturned"]
+
+
+def test_the_first_result_is_what_json_carries_as_every_later_one_is(ctx: Context, other: Context) -> None:
+    tool = Tool({1: (2, 3)})
+    first = ctx.tool_once("pay", PAY, run=tool, key="refund")
+    assert first == other.tool_once("pay", PAY, run=tool, key="refund") == {"1": [2, 3]}
+
+
+def test_the_call_and_its_result_show_in_the_state_with_the_key_as_id(ctx: Context) -> None:
+    asked = ctx.add_message("assistant", None)
+    ctx.tool_once(
+        "pay", PAY, run=Tool("paid"), key="refund", message_id=asked.event_id, source_id="call_1", correlation_id="ticket-1"
+    )
+    call = ctx.state.tool_calls["refund"]
+    assert (call.name, call.status, call.result, call.idempotency_key, call.source_id, call.lease) == (
+        "pay", "returned", "paid", "refund", "call_1", None,
+    )  # fmt: skip
+    assert ctx.state.messages[0].tool_calls == ("refund",)
+    assert ctx.window().as_openai()[1] == {"role": "tool", "content": "paid", "tool_call_id": "refund"}
+    assert [entry.meta["trace"]["correlation_id"] for entry in list(ctx.history())[1:]] == ["ticket-1", "ticket-1"]
+
+
+@pytest.mark.parametrize(
+    "result", [Decimal(1), object(), {1, 2}, float("nan"), "x" * 2_000_000, {once.UNRECORDED: "mine"}], ids=type
+)
+def test_a_result_that_cannot_be_recorded_is_refused_and_the_tool_does_not_run_again(
+    ctx: Context, other: Context, result: Any
+) -> None:
+    """The refund was paid. That the program cannot say how must not pay it once more."""
+    tool = Tool(result)
+    for context in (ctx, other, ctx):
+        with pytest.raises(NoResultError, match="is not run again") as refused:
+            context.tool_once("pay", PAY, run=tool, key="refund")
+        assert type(result).__name__ in refused.value.reason
+    assert len(tool.ran) == 1
+    assert ctx.state.tool_calls["refund"].status == "returned"
+
+
+def test_a_result_that_was_redacted_is_gone_and_the_tool_does_not_run_again(ctx: Context) -> None:
+    tool = Tool("card 4711")
+    ctx.tool_once("pay", PAY, run=tool, key="refund")
+    ctx.redact_message(ctx.state.tool_calls["refund"].result_id or "")
+    with pytest.raises(NoResultError, match="redacted"):
+        ctx.tool_once("pay", PAY, run=tool, key="refund")
+    assert len(tool.ran) == 1
+
+
+def test_a_result_that_somebody_else_recorded_counts(ctx: Context, other: Context) -> None:
+    """By hand, say: the payment was found in the bank's books."""
+    lease = {"idempotency_key": "mail", "lease_expires_at": 1}
+    other.append(ToolCalled(call_id="mail", name="mail", arguments="{}", **lease))
+    other.add_tool_result("mail", {"sent": True})
+    tool = Tool("again")
+    assert ctx.tool_once("mail", {}, run=tool, key="mail") == {"sent": True}
+    other.append(ToolCalled(call_id="odd", name="mail", arguments="{}", **{**lease, "idempotency_key": "odd"}))
+    other.append(ToolReturned(call_id="odd", parts="not JSON"))
+    with pytest.raises(NoResultError, match="no JSON"):
+        ctx.tool_once("mail", {}, run=tool, key="odd")
+    assert tool.ran == []
+
+
+# Failures
+
+
+def test_a_failure_is_recorded_and_raised_and_the_next_call_runs_again(ctx: Context, other: Context) -> None:
+    tool = Tool(ValueError("no such order"), "paid")
+    with pytest.raises(ValueError, match="no such order"):
+        ctx.tool_once("pay", PAY, run=tool, key="refund")
+    failed = ctx.state.tool_calls["refund"]
+    assert (failed.status, failed.result) == ("failed", "ValueError: no such order")
+    assert other.tool_once("pay", PAY, run=tool, key="refund") == "paid"
+    assert ctx.state.tool_calls["refund"].status == "returned"
+    assert types(ctx) == ["ToolCalled", "ToolReturned"] * 2
+
+
+def test_an_interrupt_is_recorded_as_a_failure_so_that_nobody_waits_for_the_lease(ctx: Context, other: Context) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ctx.tool_once("pay", PAY, run=Tool(KeyboardInterrupt()), key="refund")
+    assert other.tool_once("pay", PAY, run=Tool("paid"), key="refund", timeout_seconds=0) == "paid"
+
+
+def test_a_failure_that_cannot_be_recorded_does_not_hide_what_the_tool_raised(ctx: Context, other: Context) -> None:
+    def run(_: Any) -> None:
+        other.add_tool_result("refund", "settled by hand")
+        raise ValueError("no such order")
+
+    with pytest.raises(ValueError, match="no such order") as raised:
+        ctx.tool_once("pay", PAY, run=run, key="refund")
+    assert "did not record" in raised.value.__notes__[0]
+
+
+def test_something_to_be_awaited_is_a_failure_as_the_tool_did_not_run(ctx: Context) -> None:
+    async def pay(_: Any) -> str:
+        return "paid"
+
+    coroutines = []
+    with pytest.raises(InvalidInputError, match="not async"):
+        ctx.tool_once("pay", PAY, run=pay, key="refund")
+    assert ctx.version == 0
+    with pytest.raises(InvalidInputError, match="awaited"):
+        ctx.tool_once("pay", PAY, run=lambda a: coroutines.append(pay(a)) or coroutines[0], key="refund")
+    coroutines[0].close()
+    assert ctx.state.tool_calls["refund"].status == "failed"
+
+
+# One key, one call
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("pay", {"order": "W-205"}), ("charge", PAY), ("pay", "not JSON")])
+def test_a_key_that_stands_for_another_call_is_refused(ctx: Context, name: str, arguments: Any) -> None:
+    ctx.tool_once("pay", PAY, run=Tool("paid"), key="refund")
+    tool, version = Tool("again"), ctx.version
+    with pytest.raises(KeyReusedError, match="nothing was run") as refused:
+        ctx.tool_once(name, arguments, run=tool, key="refund")
+    assert (tool.ran, ctx.version) == ([], version)
+    assert pickle.loads(pickle.dumps(refused.value)).key == "refund"  # noqa: S301 - our own
+
+
+def test_the_same_arguments_in_another_order_are_the_same_call(ctx: Context) -> None:
+    tool = Tool(ValueError("down"), "paid")
+    with pytest.raises(ValueError, match="down"):
+        ctx.tool_once("pay", PAY, run=tool, key="refund")
+    assert ctx.tool_once("pay", dict(reversed(PAY.items())), run=tool, key="refund") == "paid"
+    assert ctx.tool_once("pay", '{"amount":129.9,"order":"W-204"}', run=tool, key="refund") == "paid"
+    assert not ctx.replay().anomalies
+
+
+def test_a_call_that_was_made_without_a_key_is_not_taken_over(ctx: Context) -> None:
+    call = ctx.add_tool_call("pay", PAY)
+    with pytest.raises(KeyReusedError):
+        ctx.tool_once("pay", PAY, run=Tool("paid"), key=call.event_id)
+
+
+@pytest.mark.parametrize("lease_seconds", [0, -1, float("nan"), float("inf")])
+def test_a_lease_that_is_none_is_refused(ctx: Context, lease_seconds: float) -> None:
+    with pytest.raises(InvalidInputError, match="lease_seconds"):
+        ctx.tool_once("pay", PAY, run=Tool("paid"), key="refund", lease_seconds=lease_seconds)
+    assert ctx.version == 0
+
+
+@pytest.mark.parametrize("name", ["expected_version", "expected_head", "expected_targets", "event_ids"])
+def test_preconditions_and_ids_are_its_own(ctx: Context, name: str) -> None:
+    with pytest.raises(InvalidInputError, match=name):
+        ctx.tool_once("pay", PAY, run=Tool("paid"), key="refund", **{name: None})
+    assert ctx.version == 0
+
+
+def test_a_message_that_nobody_wrote_is_refused_before_anything_runs(ctx: Context) -> None:
+    with pytest.raises(InvalidInputError, match="message_id"):
+        ctx.tool_once("pay", PAY, run=Tool("paid"), key="refund", message_id="0197a3c0")
+    assert ctx.version == 0
+
+
+def test_a_fork_knows_the_results_of_its_parent_and_takes_leases_of_its_own(ctx: Context) -> None:
+    ctx.tool_once("pay", PAY, run=Tool("paid"), key="refund")
+    with pytest.raises(ValueError, match="mail"):
+        ctx.tool_once("mail", PAY, run=Tool(ValueError("mail")), key="mail")
+    fork, tool = ctx.fork("refunds/what-if"), Tool("again")
+    assert fork.tool_once("pay", PAY, run=tool, key="refund") == "paid"
+    assert tool.ran == []
+    assert fork.tool_once("mail", PAY, run=tool, key="mail") == "again"
+    assert ctx.state.tool_calls["mail"].status == "failed"
+
+
+# Leases
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clock by which leases are judged on."""
+    moved = [0]
+    monkeypatch.setattr(once, "_now", lambda: time.time_ns() // 1000 + moved[0])
+
+    def move(seconds: float) -> None:
+        moved[0] += round(seconds * 1_000_000)
+
+    return move
+
+
+def test_a_call_that_somebody_else_runs_is_not_run_and_says_until_when(ctx: Context, other: Context) -> None:
+    tool = Tool("again")
+
+    def run(_: Any) -> str:
+        with pytest.raises(CallHeldError, match="nothing was run") as held:
+            other.tool_once("pay", PAY, run=tool, key="refund", timeout_seconds=0.05)
+        lease = other.state.tool_calls["refund"].lease
+        assert lease is not None
+        assert held.value.expires_at == lease.expires_at
+        return "paid"
+
+    assert ctx.tool_once("pay", PAY, run=run, key="refund") == "paid"
+    assert tool.ran == []
+
+
+def test_who_waits_gets_the_result_as_soon_as_it_is_there(ctx: Context, other: Context) -> None:
+    running, go_on, got = threading.Event(), threading.Event(), []
+
+    def run(_: Any) -> str:
+        running.set()
+        assert go_on.wait(60)
+        return "paid"
+
+    first = threading.Thread(target=lambda: ctx.tool_once("pay", PAY, run=run, key="refund", lease_seconds=3600))
+    tool = Tool("again")
+    second = threading.Thread(target=lambda: got.append(other.tool_once("pay", PAY, run=tool, key="refund")))
+    first.start()
+    assert running.wait(60)
+    second.start()
+    go_on.set()
+    first.join(60)
+    second.join(60)
+    assert (got, tool.ran) == (["paid"], [])
+
+
+def test_a_lease_that_has_ended_is_taken_over_and_the_late_result_is_not_recorded(
+    ctx: Context, other: Context, clock: Callable[[float], None]
+) -> None:
+    """As if the process was paused: it goes on in the belief that the call is its own."""
+
+    def run(_: Any) -> str:
+        clock(61)
+        assert other.tool_once("pay", PAY, run=Tool("paid by the other"), key="refund") == "paid by the other"
+        return "paid late"
+
+    with pytest.raises(LeaseLostError, match="not recorded") as lost:
+        ctx.tool_once("pay", PAY, run=run, key="refund")
+    assert isinstance(pickle.loads(pickle.dumps(lost.value)), LeaseLostError)  # noqa: S301 - our own
+    assert ctx.state.tool_calls["refund"].result == "paid by the other"
+    assert ctx.tool_once("pay", PAY, run=Tool("never"), key="refund") == "paid by the other"
+    assert [entry.outcome for entry in ctx.history()] == ["accepted", "accepted", "accepted", "conflict"]
+    assert not ctx.replay().anomalies
+
+
+def test_a_late_result_does_not_count_either_while_the_other_one_still_runs(
+    ctx: Context, other: Context, clock: Callable[[float], None]
+) -> None:
+    def late(_: Any) -> str:
+        clock(61)
+
+        # The fence is the take-over itself, and not the result that follows.
+        other_version = other.append(
+            ToolCalled(
+                call_id="refund", name="pay", arguments=other.state.tool_calls["refund"].arguments, idempotency_key="refund",
+                lease_expires_at=once._now() + 10**9,
+            ),
+            expected_targets={"call:refund": 1},
+        )  # fmt: skip
+        assert other_version.version == 2
+        return "paid late"
+
+    with pytest.raises(LeaseLostError):
+        ctx.tool_once("pay", PAY, run=late, key="refund")
+    assert other.state.tool_calls["refund"].status == "open"
+
+
+def test_a_run_beyond_its_lease_that_nobody_took_over_counts(ctx: Context, clock: Callable[[float], None]) -> None:
+    def run(_: Any) -> str:
+        clock(3600)
+        return "paid"
+
+    assert ctx.tool_once("pay", PAY, run=run, key="refund") == "paid"
+    assert ctx.state.tool_calls["refund"].status == "returned"
+
+
+def test_a_lease_that_ended_before_it_was_known_to_be_taken_is_taken_anew(
+    ctx: Context, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the tool would run while somebody else may rightly begin."""
+    takes = []
+    take = once.Once._take
+
+    def slow(self: once.Once, *arguments: Any) -> int:
+        takes.append(take(self, *arguments))
+        clock(61 if len(takes) == 1 else 0)
+        return takes[-1]
+
+    monkeypatch.setattr(once.Once, "_take", slow)
+    tool = Tool("paid")
+    assert ctx.tool_once("pay", PAY, run=tool, key="refund") == "paid"
+    assert (takes, len(tool.ran)) == ([1, 2], 1)
+
+
+def test_of_many_threads_one_runs_the_tool_and_all_get_its_result(shared: MemoryLog) -> None:
+    log = ContextLog(shared)
+    tool, got, start = Tool({"paid": 1}), [], threading.Barrier(8)
+
+    def call(number: int) -> None:
+        context = (log if number % 2 else ContextLog(shared)).context("refunds/case-1")
+        start.wait(60)
+        got.append(context.tool_once("pay", PAY, run=tool, key="refund"))
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert got == [{"paid": 1}] * 8
+    assert len(tool.ran) == 1
+
+
+def test_other_writers_are_not_in_the_way_of_a_call(ctx: Context, other: Context) -> None:
+    def run(_: Any) -> str:
+        other.add_message("user", "still there?")
+        assert other.tool_once("mail", PAY, run=Tool("sent"), key="mail") == "sent"
+        return "paid"
+
+    assert ctx.tool_once("pay", PAY, run=run, key="refund") == "paid"
+
+
+# A log that fails
+
+
+@pytest.mark.parametrize("fates", [["before"], ["after"], ["after", "after"], ["before", "after", "before"]], ids=str)
+def test_a_tool_runs_once_though_the_log_loses_its_answers(shared: MemoryLog, fates: list[str]) -> None:
+    losing = LosesAnswers(shared)
+    context, tool = ContextLog(losing).context("refunds/case-1"), Tool("paid")
+    losing.fates = list(fates)
+
+    def run(arguments: Any) -> Any:
+        losing.fates = list(fates)
+        return tool(arguments)
+
+    assert context.tool_once("pay", PAY, run=run, key="refund") == "paid"
+    assert context.tool_once("pay", PAY, run=run, key="refund") == "paid"
+    assert len(tool.ran) == 1
+    assert types(context) == ["ToolCalled", "ToolReturned"]
+
+
+class FailsOnce(Wrapped):
+    """Takes nothing as long as it is full."""
+
+    full = 0
+
+    def append(self, records: Any) -> list[Placed]:
+        if self.full:
+            self.full -= 1
+            raise StorageError("the disk is full; nothing was appended")
+        return super().append(records)
+
+
+def test_a_result_is_recorded_though_the_disk_was_full_for_a_moment(shared: MemoryLog) -> None:
+    failing = FailsOnce(shared)
+    context = ContextLog(failing).context("refunds/case-1")
+
+    def run(_: Any) -> str:
+        failing.full = 3
+        return "paid"
+
+    assert context.tool_once("pay", PAY, run=run, key="refund") == "paid"
+    assert context.state.tool_calls["refund"].status == "returned"
+
+
+def test_an_error_says_that_the_tool_ran_where_that_cannot_be_recorded(shared: MemoryLog) -> None:
+    failing = FailsOnce(shared)
+    context, tool = ContextLog(failing).context("refunds/case-1"), Tool("paid")
+
+    def run(arguments: Any) -> Any:
+        failing.full = 1_000_000
+        return tool(arguments)
+
+    with pytest.raises(StorageError, match="disk is full") as raised:
+        context.tool_once("pay", PAY, run=run, key="refund", lease_seconds=0.2)
+    assert "The tool ran" in raised.value.__notes__[-1]
+    failing.full = 0
+    assert context.tool_once("pay", PAY, run=tool, key="refund") == "paid"
+    assert len(tool.ran) == 2  # At least once, and no better.
+
+
+def test_who_is_slower_than_another_one_waits_for_it(ctx: Context, other: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen that there is no call; the log decides."""
+    look, looked = once.Once._look, []
+
+    def first_the_other(self: once.Once) -> Any:
+        found = look(self)
+        if not looked:
+            looked.append(True)
+            other.tool_once("pay", PAY, run=Tool("paid by the other"), key="refund")
+        return found
+
+    monkeypatch.setattr(once.Once, "_look", first_the_other)
+    tool = Tool("paid")
+    assert ctx.tool_once("pay", PAY, run=tool, key="refund") == "paid by the other"
+    assert tool.ran == []
