@@ -169,6 +169,7 @@ def record_main(to: Recorder) -> None:
     seen = to.send("ContextRead", to.meta("decisions/refunds"), decision_id="d-1", selection="{}", streams=read, judged_at=1,
                    token_counter=None, token_counter_version=None, selection_digest=head)  # fmt: skip
     to.send("DecisionRecorded", to.meta("decisions/refunds"), decision_id="d-1", kind="refund", model="m", reads=[seen],
+            parameters=None, rationale="why", tool_calls=["c-1"], failure=None,
             outcome='"yes"', failed=False, started_at=1, ended_at=2)  # fmt: skip
 
 

@@ -49,9 +49,10 @@ def filled() -> ContextLog:
     )  # fmt: skip
     decisions.append(
         DecisionRecorded(
-            decision_id="d", kind="answer", reads=("r",), model="m", outcome='"yes"', started_at=1_999, ended_at=5_000
+            decision_id="d", kind="answer", reads=("r",), model="m", parameters="{}", outcome='"yes"', rationale="why",
+            tool_calls=("c",), failed=True, failure="TimeoutError", started_at=1_999, ended_at=5_000,
         )
-    )
+    )  # fmt: skip
     log.log.append(foreign(log.log, "b", "org.example.Odd", "o1"))
     log.log.append(foreign(log.log, "b", "control.Started", "o2"))
     log.log.append(foreign(log.log, "later", "ctxlog.FromTheFuture", "n1"))

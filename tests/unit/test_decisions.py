@@ -111,7 +111,8 @@ def test_decisions_and_reads_that_are_anomalies_say_nothing() -> None:
         "streams": [{"stream_id": "a/b", "version": 2, "chain_head": head, "revealed": [], "withheld": []}],
     }  # fmt: skip
     decision: dict[str, Any] = {
-        "kind": "k", "reads": ["r"], "model": None, "outcome": None, "failed": False, "started_at": None, "ended_at": None,
+        "kind": "k", "reads": ["r"], "model": None, "parameters": None, "outcome": None, "rationale": None, "tool_calls": [],
+        "failed": False, "failure": None, "started_at": None, "ended_at": None,
     }  # fmt: skip
     for kind, event_id, target, payload in (
         ("ContextRead", "r", "fact:x", read),

@@ -116,7 +116,7 @@ def _default_actor(writer: Writer) -> str:
     return writer.actor
 
 
-def make_event(kind: type[Event], **fields: Any) -> Event:
+def make_event(kind: type[Event], /, **fields: Any) -> Event:
     try:
         return kind(**fields)
     except ValidationError as error:

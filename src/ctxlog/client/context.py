@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
+from ctxlog.client.deciding import current
 from ctxlog.client.options import AppendOptions, Encoded, Writer
 from ctxlog.errors import InvalidInputError
 from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_stream_id
@@ -63,6 +64,9 @@ class Context:
 
         batch = batch_of(events)
         event_ids = ids_of(batch, options)
+        decision = current(self._owner)
+        if decision is not None:
+            decision.before_append(batch, options)
         metas = metas_of(self._writer, batch, event_ids, options)
         trace = trace_headers(options)
         encoded = [self._encoded(event, meta, trace) for event, meta in zip(batch, metas, strict=True)]
@@ -86,8 +90,12 @@ class Context:
         from ctxlog.client.headers import trace_headers
 
         encoded, event_ids = [], []
-        for event, options in events:
+        decision = current(self._owner)
+        for event, given in events:
+            options = given.copy()
             (event_id,) = ids_of([event], options)
+            if decision is not None:
+                decision.before_append([event], options)
             (meta,) = metas_of(self._writer, [event], [event_id], options)
             if meta["precondition"]:
                 raise InvalidInputError("append_each takes no preconditions; nothing was appended")
@@ -339,7 +347,11 @@ class Context:
     @property
     def state(self) -> ContextState:
         """The newest state, with everything that was appended through this log."""
-        return self._owner._state(self.stream_id)
+        state = self._owner._state(self.stream_id)
+        decision = current(self._owner)
+        if decision is not None:
+            decision.note_state(state)
+        return state
 
     @property
     def version(self) -> int:
@@ -362,7 +374,11 @@ class Context:
     ) -> Window:
         """The part of the newest state that a model gets to see; expiry is judged now. Arguments as in `Selection`."""
         selection = Selection(max_messages, scopes, fact_prefixes, max_tokens)
-        return select(self.state, selection, judged_at=time.time_ns() // 1000, counter=counter)
+        window = select(self._owner._state(self.stream_id), selection, judged_at=time.time_ns() // 1000, counter=counter)
+        decision = current(self._owner)
+        if decision is not None:
+            decision.note_window(window, selection, counter)
+        return window
 
     def resume(self) -> Resumed:
         """What there is to go on from, after a crash or a change of process: the last valid state, the calls that were begun and
@@ -385,7 +401,11 @@ class Context:
         point = parse_point(at) if isinstance(at, str | int) else at
         replayer = self._owner.replayer
         self._owner._settle()
-        return replayer.replay(self.stream_id, point)
+        replay = replayer.replay(self.stream_id, point)
+        decision = current(self._owner)
+        if decision is not None:
+            decision.note_state(replay.state)
+        return replay
 
     def accepted(self) -> Iterator[Accepted]:
         """The accepted events, oldest first, with everything that was appended through this log."""

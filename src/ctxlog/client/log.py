@@ -6,10 +6,11 @@ import contextlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from ctxlog.client.context import Context
+from ctxlog.client.deciding import Decision
 from ctxlog.client.options import Encoded
 from ctxlog.codec.framing import PREFIX_BYTES_MAX
 from ctxlog.errors import (
@@ -109,6 +110,30 @@ class ContextLog:
             InvalidInputError: An id is not allowed.
         """
         return Context(self, stream_id, agent_id=agent_id, actor=actor)
+
+    def decision(
+        self,
+        kind: str,
+        *,
+        agent: str,
+        model: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        correlation_id: str | None = None,
+    ) -> Decision:
+        """A decision to be made inside a `with` statement: what is read there is recorded, and what came of it.
+
+        An error inside is recorded by the name of its type, and goes on. An outer decision is the inner one's cause.
+
+        Args:
+            kind: What sort of decision it is.
+            agent: Who decides; it is recorded in `decisions/AGENT`.
+            model, parameters: The model that is asked, and with what; parameters are anything that JSON can carry.
+            correlation_id: What belongs together; everything that is appended inside gets it too.
+
+        Raises:
+            InvalidInputError: An argument cannot be used.
+        """
+        return Decision(self, kind, agent, model, parameters, correlation_id)
 
     def streams(self, pattern: str = "*", *, progress: Callable[[int], None] | None = None) -> Iterator[StreamSummary]:
         """The streams whose name matches a shell pattern (`agent/*`; `*` matches `/` too), by name.

@@ -166,7 +166,11 @@ class ContextRead(Event):
 
 
 class DecisionRecorded(Event):
-    """An agent decided. Belongs into `decisions/AGENT`; `reads` are ids of `ContextRead` events in the same stream."""
+    """An agent decided. Belongs into `decisions/AGENT`; `reads` are ids of `ContextRead` events in the same stream.
+
+    `parameters` and `outcome` are JSON text; `tool_calls` are ids of the calls begun inside; `failure` is the name of an
+    error's type.
+    """
 
     type_name: ClassVar[str] = "ctxlog.DecisionRecorded"
 
@@ -174,8 +178,12 @@ class DecisionRecorded(Event):
     kind: str
     reads: tuple[str, ...] = ()
     model: str | None = None
+    parameters: str | None = None
     outcome: str | None = None
+    rationale: str | None = None
+    tool_calls: tuple[str, ...] = ()
     failed: bool = False
+    failure: str | None = None
     started_at: Micros | None = None
     ended_at: Micros | None = None
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-VIEW_VERSION = 1
+VIEW_VERSION = 2
 """Of tables and views together. A file of another version is made anew, never patched."""
 
 _TEXTS = pa.list_(pa.string())
@@ -122,9 +122,13 @@ PAYLOADS: dict[str, tuple[Column, ...]] = {
         _text("decision_id"),
         _text("kind"),
         _text("model"),
+        _text("parameters"),
         _texts("reads"),
         _text("decision_outcome"),
+        _text("rationale"),
+        _texts("called"),
         Column("failed", pa.bool_(), "BOOLEAN"),
+        _text("failure"),
         _micros("started_at"),
         _micros("ended_at"),
     ),
@@ -134,8 +138,8 @@ PAYLOADS: dict[str, tuple[Column, ...]] = {
 }  # fmt: skip
 """The members of each event type. Members of one name share a column."""
 
-MEMBERS = {"decision_outcome": "outcome"}
-"""Columns that are not called as the member is: `outcome` is what the log decided."""
+MEMBERS = {"decision_outcome": "outcome", "called": "tool_calls"}
+"""Columns that are not called as the member is: `outcome` is what the log decided, and `tool_calls` is a view."""
 
 OTHER = (_text("data"),)
 """Of any other type, and of control records: their members as JSON text."""

@@ -78,7 +78,8 @@ JOIN tries t ON t.stream_id = b.stream_id AND t.call_id = b.call_id
 LEFT JOIN projection.redactions r ON r.stream_id = l.stream_id AND r.message_id = l.event_id;
 
 CREATE VIEW main.decisions AS
-SELECT stream_id, decision_id, kind, model, decision_outcome AS outcome, failed, reads, started_at, ended_at,
+SELECT stream_id, decision_id, kind, model, parameters, decision_outcome AS outcome, rationale, called AS tool_calls,
+    failed, failure, reads, started_at, ended_at,
     date_sub('millisecond', started_at, ended_at) AS duration_ms, version, decided_at AS recorded_at, occurred_at, actor,
     agent_id, event_id, causation_id, correlation_id
 FROM main.events WHERE type = 'ctxlog.DecisionRecorded' AND outcome = 'accepted' AND anomaly IS NULL;

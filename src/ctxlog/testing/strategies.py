@@ -349,9 +349,11 @@ class _Log:
             case "ExtensionRecorded":
                 return {"name": "org.example.Approved", "data": self.any_of(_JSON)}
             case "DecisionRecorded":
-                texts = {"model": self.maybe_text(), "outcome": self.any_of((None, *_JSON))}
+                texts = {"model": self.maybe_text(), "rationale": self.maybe_text(), "failure": self.maybe_text()}
+                values = {"outcome": self.any_of((None, *_JSON)), "parameters": self.any_of((None, *_JSON))}
                 times = {"started_at": self.any_of(_TIMES), "ended_at": self.any_of(_TIMES)}
-                return {"decision_id": "d-1", "kind": "answer", "reads": [event_id], "failed": self.rarely(2), **texts, **times}
+                ids = {"decision_id": "d-1", "reads": [event_id], "tool_calls": [event_id]}
+                return {"kind": "answer", "failed": self.rarely(2), **ids, **texts, **values, **times}
             case _:
                 return self.read(stream)
 

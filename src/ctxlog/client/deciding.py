@@ -1,0 +1,257 @@
+"""Decisions: what was read inside one, and what came of it, in `decisions/AGENT`.
+
+    with log.decision(…)   a decision is the current one, in this thread or task
+      reads                noted: stream, version, head, what was asked for, what was shown
+      first append inside  what was read so far is appended before it: no effect without what led to it
+    end                    the reads not appended yet and the decision, in one durable write
+
+A read costs no write of its own, so what an agent merely looked at before it was killed is not in the log; what it did about
+it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ctxlog.core.canonical import canonical_json
+from ctxlog.core.digests import sha256
+from ctxlog.errors import CtxlogError, InvalidInputError
+from ctxlog.model.ids import check_agent_id
+from ctxlog.model.jsontext import json_text
+from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window, select
+from ctxlog.model.state import ContextState
+from ctxlog.replay.decisions import DECISIONS
+from ctxlog.uuids import uuid7
+
+if TYPE_CHECKING:
+    from ctxlog.client.context import Context
+    from ctxlog.client.log import ContextLog
+    from ctxlog.client.options import AppendOptions
+    from ctxlog.model.events import Event
+
+_current: ContextVar[Decision | None] = ContextVar("decision", default=None)
+
+
+def current(owner: ContextLog) -> Decision | None:
+    """The decision that is being made here, if it is recorded in this log."""
+    decision = _current.get()
+    while decision is not None and decision.owner is not owner:
+        decision = decision.outer
+    return decision
+
+
+class Decision:
+    """A decision that is being made; made by `ContextLog.decision`, and used in a `with` statement.
+
+    Attributes:
+        id: Its id: of the point `decision:ID`, and the `causation_id` of what is appended inside.
+        outcome: What came of it: anything that JSON can carry. To be set inside.
+        rationale: Why, in the agent's words. To be set inside.
+        outer: The decision inside which it is made.
+        owner: The log that it is recorded in.
+    """
+
+    def __init__(
+        self,
+        owner: ContextLog,
+        kind: str,
+        agent: str,
+        model: str | None,
+        parameters: Mapping[str, Any] | None,
+        correlation_id: str | None,
+    ) -> None:
+        self.id = uuid7()
+        self.rationale: str | None = None
+        self.owner = owner
+        self.outer = _current.get()
+        self._receipts = owner.context(DECISIONS + check_agent_id(agent))
+        self._kind, self._model = kind, model
+        self._parameters = None if parameters is None else json_text(parameters)
+        self._options: AppendOptions = {"correlation_id": correlation_id}
+        outer = current(owner)
+        if outer is not None:
+            self._options["causation_id"] = outer.id
+            self._options["correlation_id"] = correlation_id or outer._options.get("correlation_id")
+        self._outcome: str | None = None
+        self._reads: list[str] = []
+        self._noted: list[tuple[Event, AppendOptions]] = []
+        self._calls: list[str] = []
+        self._started_at = 0
+        self._token: Token[Decision | None] | None = None
+        self._ended = False
+
+    @property
+    def outcome(self) -> Any:
+        """What came of it, as JSON carries it. Raises `InvalidInputError` when it is set to what JSON cannot carry."""
+        import json
+
+        return None if self._outcome is None else json.loads(self._outcome)
+
+    @outcome.setter
+    def outcome(self, value: Any) -> None:
+        self._outcome = None if value is None else json_text(value)
+
+    def read(
+        self,
+        context: Context,
+        *,
+        max_messages: int | None = None,
+        scopes: Sequence[str] | None = None,
+        fact_prefixes: Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        counter: TokenCounter = APPROXIMATE_TOKENS,
+    ) -> Window:
+        """The part of a context that the decision is to rest on, as `Context.window` selects it; it is recorded as read.
+
+        Raises:
+            InvalidInputError: An argument cannot be used, or the decision is not being made.
+        """
+        if self._token is None or self._ended:
+            raise InvalidInputError(f"decision {self.id}: read inside of its `with` statement; nothing was read.")
+        selection = Selection(max_messages, scopes, fact_prefixes, max_tokens)
+        state = context._owner._state(context.stream_id)
+        window = select(state, selection, judged_at=time.time_ns() // 1000, counter=counter)
+        self.note_window(window, selection, counter)
+        return window
+
+    def note_window(self, window: Window, selection: Selection, counter: TokenCounter) -> None:
+        """Note that a part of a state was read."""
+        asked = {
+            "stream": window.stream_id,
+            "max_messages": selection.max_messages,
+            "scopes": None if selection.scopes is None else list(selection.scopes),
+            "fact_prefixes": None if selection.fact_prefixes is None else list(selection.fact_prefixes),
+            "max_tokens": selection.max_tokens,
+        }
+        revealed = [message.id for message in window.messages]
+        revealed += [fact.event_id for fact in window.facts.values()]
+        digest = selection_digest(window)
+        self._note(asked, window.stream_id, window.version, window.chain_head, revealed, window.judged_at, digest, counter)
+
+    def note_state(self, state: ContextState) -> None:
+        """Note that a whole state was read."""
+        asked = {"stream": state.stream_id, "all": True}
+        # Version and head say which events these are; a list of all of them would grow with the context.
+        digest = selection_digest(state)
+        self._note(asked, state.stream_id, state.version, state.chain_head, [], time.time_ns() // 1000, digest, None)
+
+    def _note(
+        self,
+        asked: dict[str, Any],
+        stream_id: str,
+        version: int,
+        chain_head: str,
+        revealed: Sequence[str],
+        judged_at: int,
+        digest: str,
+        counter: TokenCounter | None,
+    ) -> None:
+        from ctxlog.client.appending import make_event
+        from ctxlog.model.events import ContextRead, StreamRead
+
+        read = StreamRead(stream_id=stream_id, version=version, chain_head=chain_head, revealed=tuple(revealed))
+        event = make_event(
+            ContextRead,
+            decision_id=self.id,
+            selection=json_text(asked),
+            streams=(read,),
+            judged_at=judged_at,
+            selection_digest=digest,
+            token_counter=None if counter is None else counter.name,
+            token_counter_version=None if counter is None else counter.version,
+        )
+        event_id = uuid7()
+        self._reads.append(event_id)
+        self._noted.append((event, {**self._options, "event_ids": [event_id], "occurred_at": judged_at}))
+
+    def before_append(self, events: Sequence[Event], options: AppendOptions) -> None:
+        """Called before anything is appended inside: what was read so far is appended first, and says what caused it."""
+        options.setdefault("causation_id", self.id)
+        if self._options.get("correlation_id") is not None:
+            options.setdefault("correlation_id", self._options["correlation_id"])
+        self._calls += (call_id for event in events if (call_id := _begun(event)) is not None and call_id not in self._calls)
+        decision: Decision | None = self
+        while decision is not None:  # What an outer decision read led to it too.
+            decision._flush()
+            decision = decision.outer
+
+    def _flush(self, *last: tuple[Event, AppendOptions]) -> None:
+        noted = [*self._noted, *last]
+        if noted:
+            token = _current.set(None)  # This is no append that somebody makes inside.
+            try:
+                self._receipts.append_each(noted)
+            finally:
+                _current.reset(token)
+            self._noted.clear()
+
+    def __enter__(self) -> Self:
+        if self._token is not None:
+            raise InvalidInputError(f"decision {self.id}: it was begun already. Make another one with log.decision(…).")
+        self._started_at = time.time_ns() // 1000
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._ended = True
+        if self._token is not None:
+            _current.reset(self._token)
+        try:
+            self._record(None if kind is None else kind.__name__)
+        except CtxlogError as failed:
+            if error is None:
+                raise
+            # What went wrong inside is what the caller must hear of.
+            error.add_note(f"ctxlog: decision {self.id} is not recorded: {failed}")
+
+    def _record(self, failure: str | None) -> None:
+        from ctxlog.client.appending import make_event
+        from ctxlog.model.events import DecisionRecorded
+
+        event = make_event(
+            DecisionRecorded,
+            decision_id=self.id,
+            kind=self._kind,
+            reads=tuple(self._reads),
+            model=self._model,
+            parameters=self._parameters,
+            outcome=self._outcome,
+            rationale=self.rationale,
+            tool_calls=tuple(self._calls),
+            failed=failure is not None,
+            failure=failure,
+            started_at=self._started_at,
+            ended_at=time.time_ns() // 1000,
+        )
+        self._flush((event, {**self._options, "event_ids": [self.id]}))
+
+
+def selection_digest(selected: Window | ContextState) -> str:
+    """SHA-256 over the RFC 8785 JSON of what was selected, as it is stored: lower-case hex.
+
+    The JSON is an object with `stream_id`, `version`, `chain_head`, `messages`, `facts` and `tool_calls`, each as a state has
+    them (`docs/reference/state.md`).
+    """
+    return sha256(
+        canonical_json(
+            {
+                "stream_id": selected.stream_id,
+                "version": selected.version,
+                "chain_head": selected.chain_head,
+                "messages": [message.to_dict() for message in selected.messages],
+                "facts": {key: fact.to_dict() for key, fact in selected.facts.items()},
+                "tool_calls": {key: call.to_dict() for key, call in selected.tool_calls.items()},
+            }
+        )
+    ).hexdigest()
+
+
+def _begun(event: Event) -> str | None:
+    """Id of the call that an event begins."""
+    from ctxlog.model.events import ToolCalled
+
+    return event.call_id if isinstance(event, ToolCalled) else None
