@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-import agents
+import agent_processes
 import brokers
 import kafka_writers
 from ctxlog import ContextLog
@@ -230,4 +230,4 @@ def test_an_update_counts_once_though_the_answers_of_the_broker_are_lost(
             proxy.cut()
             proxy.mute = False
 
-    assert agents.cut_adders(url, tmp_path / "world", cut)
+    assert agent_processes.cut_adders(url, tmp_path / "world", cut)

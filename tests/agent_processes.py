@@ -1,4 +1,4 @@
-"""Agents that are killed, paused and raced, on any log. `python agents.py ROLE ARGUMENTS…` is one of them.
+"""Agents that are killed, paused and raced, on any log. `python agent_processes.py ROLE ARGUMENTS…` is one of them.
 
 What a tool does to the world is a line in a file that all of them append to: a killed process loses nothing of it, and it tells
 in which order things happened.
