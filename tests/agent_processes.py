@@ -1,4 +1,4 @@
-"""Agents that are killed, paused and raced, on any log. `python agents.py ROLE ARGUMENTS…` is one of them.
+"""Agents that are killed, paused and raced, on any log. `python agent_processes.py ROLE ARGUMENTS…` is one of them.
 
 What a tool does to the world is a line in a file that all of them append to: a killed process loses nothing of it, and it tells
 in which order things happened.
@@ -151,15 +151,15 @@ def counts(url: str, name: str, times: str, facts: str) -> None:
 
 
 def adds(url: str, world_path: str, name: str) -> None:
-    """Count one up, with a message each time, until killed; note each number that was counted."""
-    world = World(world_path)
+    """Count one up, with a message each time, until killed or told to stop; note each number that was counted."""
+    world, stop = World(world_path), Path(f"{world_path}.stop")
     context = ContextLog.open(url).context("shared/counter")
 
     def one_more(state: ContextState) -> list[FactSet | MessageAppended]:
         number = 1 + int(state.facts["n"].value if "n" in state.facts else 0)
         return [FactSet(key="n", value=str(number)), MessageAppended(role="user", content=f"{name} {number}")]
 
-    while True:
+    while not stop.exists():
         try:
             done = context.update(one_more)
         except StorageError:  # No broker answers, and nothing was changed.
@@ -388,7 +388,10 @@ def cut_adders(url: str, world: Path, cut: Callable[[], None]) -> int:
             assert time.monotonic() < deadline
             assert [adder.poll() for adder in adders] == [None, None]
             time.sleep(0.1)
-    return check_count(url, world, killed=2)
+        Path(f"{world}.stop").touch()
+        for adder in adders:
+            ended(adder)
+    return check_count(url, world, killed=0)
 
 
 def check_count(url: str, world: Path, *, killed: int) -> int:
