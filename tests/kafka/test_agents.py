@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import agent_processes
+import killed_agents
 from ctxlog import ContextLog
 from ctxlog.log.kafka import KafkaLog
 from ctxlog.model.events import FactSet
@@ -29,30 +29,30 @@ def world(tmp_path: Path) -> Path:
 
 
 def test_an_agent_that_is_killed_goes_on_and_never_repeats_what_is_completed(url: str, world: Path) -> None:
-    killed, _, _ = agent_processes.kill_agents(url, world, number=60, kills=4, seed=6)
+    killed, _, _ = killed_agents.kill_agents(url, world, number=60, kills=4, seed=6)
     assert killed
 
 
 def test_a_process_that_was_paused_beyond_its_lease_cannot_finish_late(url: str, world: Path) -> None:
-    agent_processes.pause(url, world)
+    killed_agents.pause(url, world)
 
 
 def test_processes_that_race_for_the_same_calls_make_each_once(url: str, world: Path) -> None:
-    agent_processes.race(url, world, racers=2, keys=10)
+    killed_agents.race(url, world, racers=2, keys=10)
 
 
 def test_processes_that_count_at_once_lose_no_update(url: str) -> None:
-    agent_processes.count_up(url, writers=6, times=20)
+    killed_agents.count_up(url, writers=6, times=20)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_sixteen_processes_lose_none_of_sixteen_thousand_updates(url: str) -> None:
-    print(agent_processes.count_up(url, writers=16, times=1000), file=sys.stderr)
+    print(killed_agents.count_up(url, writers=16, times=1000), file=sys.stderr)
 
 
 def test_processes_that_are_killed_in_an_update_lose_and_double_nothing(url: str, world: Path) -> None:
-    assert agent_processes.kill_adders(url, world, kills=3, seed=8)
+    assert killed_agents.kill_adders(url, world, kills=3, seed=8)
 
 
 def test_an_append_that_a_broker_has_a_part_of_is_told_and_has_no_effect(url: str) -> None:
@@ -70,4 +70,4 @@ def test_an_append_that_a_broker_has_a_part_of_is_told_and_has_no_effect(url: st
 
 
 def test_processes_that_update_facts_of_their_own_do_not_disturb_each_other(url: str) -> None:
-    agent_processes.count_apart(url, writers=3, times=20)
+    killed_agents.count_apart(url, writers=3, times=20)

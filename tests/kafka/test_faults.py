@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-import agent_processes
 import brokers
 import kafka_writers
+import killed_agents
 from ctxlog import ContextLog
 from ctxlog.audit.verify import verify
 from ctxlog.errors import IndeterminateError, StorageError
@@ -230,4 +230,4 @@ def test_an_update_counts_once_though_the_answers_of_the_broker_are_lost(
             proxy.cut()
             proxy.mute = False
 
-    assert agent_processes.cut_adders(url, tmp_path / "world", cut)
+    assert killed_agents.cut_adders(url, tmp_path / "world", cut)
