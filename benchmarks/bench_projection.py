@@ -30,7 +30,7 @@ from ctxlog.log.protocol import Bounds
 from ctxlog.model.records import CONTROL_KEY, Record
 from ctxlog.projection.projector import BATCH_RECORDS, Projector
 from ctxlog.projection.publish import publish as publish_views
-from ctxlog.projection.store import MEMORY, STORAGE_VERSION
+from ctxlog.projection.store import MEMORY_MB, STORAGE_VERSION
 
 EVENTS = 100_000
 """Projected in one turn."""
@@ -155,7 +155,7 @@ class Projecting:
         """DuckDB takes the rows."""
         path = self.folder / "floor.duckdb"
         path.unlink(missing_ok=True)
-        connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": "2"})
+        connection = duckdb.connect(config={"memory_limit": f"{MEMORY_MB}MB", "threads": "2"})
         connection.execute(f"ATTACH '{path}' AS views (STORAGE_VERSION '{STORAGE_VERSION}')")
         connection.execute("USE views")
         connection.register("rows", self.rows[0])

@@ -293,6 +293,10 @@ class ViewsFullError(ViewsError, RetriableError):
     """The disk of the views is full."""
 
 
+class ViewsMemoryError(ViewsError, RetriableError):
+    """What is to be projected needs more memory than was given; it gets more when the file is opened again."""
+
+
 class ViewsOutdatedError(ViewsError):
     """The file is of another version of the views, and is to be made anew."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -10,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
+from ctxlog import ContextLog
 from ctxlog.errors import (
     StorageError,
     ViewsError,
@@ -305,6 +308,27 @@ def test_a_real_disk_that_is_full_pauses_it_and_room_lets_it_go_on(small_disk: P
         until(lambda: is_at(following, log) or following.error)
     assert following.said.count("goes on.") == len(following.said) / 2 >= 1
     assert contents(instance.published) == expected(log, tmp_path / "whole.duckdb")
+
+
+def test_records_that_need_more_memory_get_it(instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB may take little, which a few large records in one file are more than it can bring there with."""
+    monkeypatch.setattr(ViewStore.__init__, "__defaults__", (25,))
+    log = MemoryLog()
+    dice = random.Random(1)
+    text = "".join(dice.choices("abcdefghijklmnopqrstuvwxyz ", k=500_000))
+    context = ContextLog(log).context("a/1")
+    for number in range(150):
+        context.add_message("user", f"{number}{text}")
+    told: list[str] = []
+    running = once(log, instance, tell=told.append)
+    assert any("DuckDB needs more than the 25 MB" in one for one in told)
+    assert running.figures.paused is None
+    with contextlib.closing(duckdb.connect(str(instance.published), read_only=True)) as connection:
+        found = connection.execute("SELECT count(*), min(length(content)), max(version) FROM messages").fetchone()
+    assert found == (150, 500_001, 150)
+    projector = Projector(log, tmp_path / "direct.duckdb")
+    assert projector.run_once() == log.bounds(0).end
+    projector.close()
 
 
 def test_a_disk_that_is_full_from_the_beginning_pauses_it_too(small_disk: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-REASONS = ("disk", "log")
+REASONS = ("disk", "memory", "log")
 """Why a projector pauses: no room for the views, or no answer of the log."""
 
 

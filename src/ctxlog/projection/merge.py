@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING
 from ctxlog.errors import ViewsBusyError, ViewsError
 from ctxlog.projection.publish import replacing
 from ctxlog.projection.published import Source, attach, copy_schema, files_to_read, furthest, publications
-from ctxlog.projection.store import MEMORY, QUIET, STORAGE_VERSION, quoted
+from ctxlog.projection.store import QUIET, STORAGE_VERSION, quoted
 
 if TYPE_CHECKING:
     import duckdb
 
 MERGED = "merged.duckdb"
 """How it is called unless it is named otherwise."""
+
+_MEMORY = "300MB"
+"""What DuckDB may take. It copies from file to file."""
 
 
 def merge(folder: Path, target: Path) -> list[Source]:
@@ -48,7 +51,7 @@ def merge(folder: Path, target: Path) -> list[Source]:
     paths = [path for path in files_to_read(folder) if path.absolute() != target]
     if not paths:
         raise ViewsError(f"{folder}: there is nothing to merge but {target.name} itself; nothing was changed.")
-    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": "", "python_enable_replacements": False})
+    connection = duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": "", "python_enable_replacements": False})
     with contextlib.closing(connection), _alone(target):
         connection.execute(QUIET)
         sources = attach(connection, paths)

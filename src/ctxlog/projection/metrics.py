@@ -61,7 +61,7 @@ def _metrics(figures: Figures) -> Iterator[_Metric]:
     )
     yield _Metric(f"{prefix}_last_publish_seconds", "gauge", "How long it took.", [("", took or 0.0)])
     paused = [(f'{{reason="{reason}"}}', int(figures.paused == reason)) for reason in REASONS]
-    yield _Metric(f"{prefix}_paused", "gauge", "1 while it waits for room on the disk, or for the log.", paused)
+    yield _Metric(f"{prefix}_paused", "gauge", "1 while it waits for room on the disk, for memory, or for the log.", paused)
     yield _Metric("process_start_time_seconds", "gauge", "When this process started, since 1970 UTC.", [("", figures.started_at)])
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctxlog.codec.partition import PartitionContext
-from ctxlog.errors import BelowHorizonError, ViewsError
+from ctxlog.errors import BelowHorizonError, ViewsError, ViewsMemoryError
 from ctxlog.log.protocol import EventLog
 from ctxlog.log.resuming import digest_of, is_same
 from ctxlog.model.records import EventRecord, Record
@@ -28,7 +28,7 @@ from ctxlog.projection.rows import Batch
 from ctxlog.projection.store import Progress, Step, ViewStore
 from ctxlog.projection.streams import Residents, Stream, forget_texts
 
-BATCH_RECORDS = 20_000
+BATCH_RECORDS = 10_000
 BATCH_BYTES = 32 * 1024 * 1024
 """What one transaction holds at most. Larger ones gain little, and are what is done again after a kill."""
 
@@ -139,11 +139,18 @@ class Projector:
         ends = {partition: self.log.bounds(partition).end for partition in self.partitions}
         total = sum(end - self._progress[partition].next_offset for partition, end in ends.items())
         before = self.records
-        while self.step(ends):
+        while self._step(ends):
             if progress is not None:
                 left = sum(end - self._progress[partition].next_offset for partition, end in ends.items())
                 progress(total - left, total)
         return self.records - before
+
+    def _step(self, ends: dict[int, int]) -> bool:
+        try:
+            return self.step(ends)
+        except ViewsMemoryError:
+            self.restart()
+            return True
 
     def step(self, ends: dict[int, int]) -> bool:
         """Project one batch of what lies below `ends`; whether there was anything.
@@ -266,7 +273,7 @@ class Projector:
         self._contexts.clear()
         self._progress.clear()
         self._residents.clear()
-        self.store = ViewStore(self.path, self.log.log_id, self.log.partitions)
+        self.store = ViewStore(self.path, self.log.log_id, self.log.partitions, self.store.memory_mb)
         self.custom = CustomTables(self.store, self._projections)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ctxlog.errors import RetriableError, ViewsBusyError, ViewsError, ViewsFullError, ViewsOutdatedError
+from ctxlog.errors import RetriableError, ViewsBusyError, ViewsError, ViewsFullError, ViewsMemoryError, ViewsOutdatedError
 from ctxlog.log.protocol import Bounds, EventLog
 from ctxlog.model.records import NewRecord, Placed, Record
 from ctxlog.projection.coverage import coverage_of
@@ -291,8 +291,11 @@ class Running:
         try:
             if self._broken:
                 projector.reopen()
-            if self._changed is not False or not self.instance.published.exists():
-                self._publish(projector)
+            while self._changed is not False or not self.instance.published.exists():
+                try:
+                    self._publish(projector)
+                except ViewsMemoryError:
+                    projector.reopen()  # with more of it
         except ViewsFullError as error:
             self._tell(f"not published: {error} The next run publishes it.")
         self._show(self.figures)
@@ -316,7 +319,7 @@ class Running:
             self._show(self.figures)
 
     def _say_paused(self, error: Exception) -> None:
-        reason = "disk" if isinstance(error, ViewsError) else "log"
+        reason = "memory" if isinstance(error, ViewsMemoryError) else "disk" if isinstance(error, ViewsError) else "log"
         if self.figures.paused != reason:
             self.figures.paused = reason
             self._tell(f"paused: {error} It is tried again by itself.")

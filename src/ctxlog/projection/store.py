@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ctxlog.core.arbitration import RULES
 from ctxlog.core.evolve import FOLD_VERSION
-from ctxlog.errors import ViewsBusyError, ViewsError, ViewsFullError, ViewsOutdatedError
+from ctxlog.errors import ViewsBusyError, ViewsError, ViewsFullError, ViewsMemoryError, ViewsOutdatedError
 from ctxlog.model.records import Record
 from ctxlog.model.state import NUMBER_MAX
 from ctxlog.projection import tables
@@ -33,8 +33,9 @@ STORAGE_VERSION = "v1.5.0"
 QUIET = "SET enable_progress_bar = false"
 """DuckDB shows a bar on the terminal where a statement takes two seconds, and a projector has a line of its own there."""
 
-MEMORY = "150MB"
-"""What DuckDB may take. Batches are small; a larger cache would only hold what nobody reads here."""
+MEMORY_MB, MEMORY_MB_MAX = 100, 6400
+"""What DuckDB may take at first, and at most. Batches are small, and a larger cache would only hold what nobody reads here. But
+thousands of records of a megabyte make it ask for more when it brings them into the file; then it gets twice as much."""
 
 CHECKPOINT = "64MB"
 """How much stands in the file's WAL before DuckDB brings it into the file. At its own 16 MB that took a fifth of all time, for
@@ -85,6 +86,10 @@ class ViewStore:
         path: The file; made where there is none.
         log_id: The log that it is about.
         partitions: Of the log.
+        memory_mb: What DuckDB may take at first; more where the file cannot be opened with that.
+
+    Attributes:
+        memory_mb: What it should get when the file is opened again: twice as much after a `ViewsMemoryError`.
 
     Raises:
         ViewsBusyError: Another process owns it.
@@ -92,11 +97,17 @@ class ViewStore:
         ViewsError: It cannot be opened.
     """
 
-    def __init__(self, path: Path, log_id: str, partitions: int) -> None:
+    def __init__(self, path: Path, log_id: str, partitions: int, memory_mb: int = MEMORY_MB) -> None:
         self.path = path.absolute()
         self.log_id = log_id
         self.partitions = partitions
-        self.connection = self._open()
+        self.memory_mb = memory_mb
+        while True:
+            try:
+                self.connection = self._open()
+                return
+            except ViewsMemoryError:  # What stands in its WAL was more than the file could be opened with.
+                continue
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         import duckdb
@@ -104,7 +115,7 @@ class ViewStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             settings: dict[str, Any] = {
-                "memory_limit": MEMORY,
+                "memory_limit": f"{self.memory_mb}MB",
                 "threads": "2",
                 "preserve_insertion_order": "true",
                 "temp_directory": f"{self.path}.tmp",  # By default it is in whatever folder the process runs.
@@ -251,6 +262,7 @@ class ViewStore:
 
         Raises:
             ViewsFullError: The disk is full; the file must be opened again.
+            ViewsMemoryError: It needs more memory; likewise.
             ViewsError: It cannot be written; likewise.
         """
         with self.transaction():
@@ -335,10 +347,8 @@ class ViewStore:
             for name in beside.column_names:
                 batch = batch.append_column(name, beside.column(name))
         self.connection.register("batch", batch)
-        try:
-            self.connection.execute(statement, list(values))
-        finally:
-            self.connection.unregister("batch")
+        self.connection.execute(statement, list(values))
+        self.connection.unregister("batch")  # Not after an error: the transaction that failed would have another one.
 
     def _all(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
         import duckdb
@@ -373,6 +383,13 @@ class ViewStore:
             )
         if "No space left" in text or "disk full" in text.lower() or getattr(error, "errno", None) == 28:
             return ViewsFullError(f"{self.path}: the disk is full; nothing of the batch was kept. Make room.")
+        short = any(said in text.lower() for said in ("memory_limit", "out of memory", "failed to pin", "could not allocate"))
+        if short and self.memory_mb < MEMORY_MB_MAX:
+            self.memory_mb *= 2
+            return ViewsMemoryError(
+                f"{self.path}: DuckDB needs more than the {self.memory_mb // 2} MB that it got; nothing was changed. It gets "
+                "twice as much when the views are opened again."
+            )
         # Other errors may quote what is stored.
         said = f": {text.splitlines()[0][:200]}" if isinstance(error, OSError) or "IO Error" in text[:40] else ""
         return ViewsError(f"{self.path}: the views cannot be used ({type(error).__name__}{said}); nothing was changed.")

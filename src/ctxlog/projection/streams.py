@@ -15,7 +15,7 @@ from ctxlog.core.evolve import Evolving
 from ctxlog.errors import NewerEventError
 from ctxlog.model.records import Accepted, EventRecord
 
-IDS_MAX = 1_000_000
+IDS_MAX = 300_000
 """Ids that all streams in memory hold together; some 300 bytes each."""
 
 IN_PARENT = "in_parent"
