@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -57,9 +58,7 @@ def test_a_decision_records_what_was_read_and_what_came_of_it(log: ContextLog) -
     assert [one.content for one in window.messages] == ["2"]
     (kind, read_meta, read), (last, meta, recorded) = events(log)
     assert (kind, last) == ("ContextRead", "DecisionRecorded")
-    assert read["selection"] == (
-        '{"stream": "refunds/1", "max_messages": 1, "scopes": null, "fact_prefixes": ["order."], "max_tokens": null}'
-    )
+    assert read["selection"] == '{"fact_prefixes": ["order."], "max_messages": 1}'
     assert read["decision_id"] == decision.id == recorded["decision_id"] == meta["event_id"]
     (stream,) = read["streams"]
     assert (stream["stream_id"], stream["version"], stream["chain_head"]) == ("refunds/1", 4, ctx.chain_head)
@@ -90,12 +89,38 @@ def test_reads_by_the_ordinary_api_are_recorded_too(log: ContextLog) -> None:
         ("shared/prices", 1),
         ("shared/prices", 2),
     ]
-    assert [read["selection"] for read in found[:2]] == [
-        '{"stream": "refunds/1", "all": true}',
-        '{"stream": "shared/prices", "all": true}',
-    ]
+    assert [read["selection"] for read in found] == ['{"all": true}', '{"all": true}', '{"max_messages": 3}']
     assert found[0]["selection_digest"] == digest(one.state.to_dict(), [], [], [call])
     assert found[0]["token_counter"] is None
+
+
+def test_what_was_kept_back_is_named_and_a_span_of_time_is_recorded_by_its_beginning(log: ContextLog) -> None:
+    ctx = log.context("refunds/1")
+    ctx.add_message("user", "long ago", occurred_at=1)
+    secret = ctx.add_message("user", "secret", scope="internal").event_id
+    shown = ctx.add_message("user", "shown").event_id
+    expired = ctx.set_fact("limit", 1, expires_at=5).event_id
+    call = ctx.add_tool_call("look", {}).event_id
+    answer = ctx.add_tool_result(call, "found").event_id
+    with log.decision("refund", agent="refunds") as decision:
+        window = decision.read(ctx, scopes=["default"], last="2d")
+    (read,) = reads(log)
+    assert read["streams"][0]["revealed"] == [shown, answer, call]
+    assert read["streams"][0]["withheld"] == [secret, expired]
+    assert json.loads(read["selection"]) == {"occurred_from": window.judged_at - 2 * 86_400_000_000, "scopes": ["default"]}
+
+
+def test_more_ids_than_a_record_holds_take_several_reads(log: ContextLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctxlog.model.reads.IDS_BYTES_MAX", 100)
+    ctx = log.context("refunds/1")
+    ids = [ctx.add_message("user", str(number)).event_id for number in range(7)]
+    with log.decision("refund", agent="refunds") as decision:
+        decision.read(ctx)
+    found = [read["streams"][0] for read in reads(log)]
+    assert [len(stream["revealed"]) for stream in found] == [2, 2, 2, 1]
+    assert [one for stream in found for one in stream["revealed"]] == ids
+    assert len(events(log)[-1][2]["reads"]) == 4
+    assert ctx.replay(f"decision:{decision.id}").state.version == 7
 
 
 def test_outside_of_a_decision_nothing_is_recorded(log: ContextLog) -> None:

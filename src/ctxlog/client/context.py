@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ctxlog.client.deciding import current
@@ -370,14 +370,16 @@ class Context:
         scopes: Sequence[str] | None = None,
         fact_prefixes: Sequence[str] | None = None,
         max_tokens: int | None = None,
+        last: timedelta | str | None = None,
         counter: TokenCounter = APPROXIMATE_TOKENS,
     ) -> Window:
         """The part of the newest state that a model gets to see; expiry is judged now. Arguments as in `Selection`."""
-        selection = Selection(max_messages, scopes, fact_prefixes, max_tokens)
-        window = select(self._owner._state(self.stream_id), selection, judged_at=time.time_ns() // 1000, counter=counter)
+        selection = Selection(max_messages, scopes, fact_prefixes, max_tokens, last)
+        state = self._owner._state(self.stream_id)
+        window = select(state, selection, judged_at=time.time_ns() // 1000, counter=counter)
         decision = current(self._owner)
         if decision is not None:
-            decision.note_window(window, selection, counter)
+            decision.note_window(state, window, selection, counter)
         return window
 
     def resume(self) -> Resumed:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +23,7 @@ from ctxlog.core.digests import sha256
 from ctxlog.errors import CtxlogError, InvalidInputError
 from ctxlog.model.ids import check_agent_id
 from ctxlog.model.jsontext import json_text
+from ctxlog.model.reads import Taken, taken
 from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window, select
 from ctxlog.model.state import ContextState
 from ctxlog.replay.decisions import DECISIONS
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from ctxlog.client.log import ContextLog
     from ctxlog.client.options import AppendOptions
     from ctxlog.model.events import Event
+
+_ALL = '{"all": true}'
+"""The selection that is a whole state."""
 
 _current: ContextVar[Decision | None] = ContextVar("decision", default=None)
 
@@ -103,6 +108,7 @@ class Decision:
         scopes: Sequence[str] | None = None,
         fact_prefixes: Sequence[str] | None = None,
         max_tokens: int | None = None,
+        last: timedelta | str | None = None,
         counter: TokenCounter = APPROXIMATE_TOKENS,
     ) -> Window:
         """The part of a context that the decision is to rest on, as `Context.window` selects it; it is recorded as read.
@@ -112,40 +118,28 @@ class Decision:
         """
         if self._token is None or self._ended:
             raise InvalidInputError(f"decision {self.id}: read inside of its `with` statement; nothing was read.")
-        selection = Selection(max_messages, scopes, fact_prefixes, max_tokens)
+        selection = Selection(max_messages, scopes, fact_prefixes, max_tokens, last)
         state = context._owner._state(context.stream_id)
         window = select(state, selection, judged_at=time.time_ns() // 1000, counter=counter)
-        self.note_window(window, selection, counter)
+        self.note_window(state, window, selection, counter)
         return window
 
-    def note_window(self, window: Window, selection: Selection, counter: TokenCounter) -> None:
+    def note_window(self, state: ContextState, window: Window, selection: Selection, counter: TokenCounter) -> None:
         """Note that a part of a state was read."""
-        asked = {
-            "stream": window.stream_id,
-            "max_messages": selection.max_messages,
-            "scopes": None if selection.scopes is None else list(selection.scopes),
-            "fact_prefixes": None if selection.fact_prefixes is None else list(selection.fact_prefixes),
-            "max_tokens": selection.max_tokens,
-        }
-        revealed = [message.id for message in window.messages]
-        revealed += [fact.event_id for fact in window.facts.values()]
-        digest = selection_digest(window)
-        self._note(asked, window.stream_id, window.version, window.chain_head, revealed, window.judged_at, digest, counter)
+        asked, digest = selection.as_json(window.judged_at), selection_digest(window)
+        for piece in taken(state, selection, window, counter):
+            self._note(window, asked, piece, window.judged_at, digest, counter)
 
     def note_state(self, state: ContextState) -> None:
         """Note that a whole state was read."""
-        asked = {"stream": state.stream_id, "all": True}
         # Version and head say which events these are; a list of all of them would grow with the context.
-        digest = selection_digest(state)
-        self._note(asked, state.stream_id, state.version, state.chain_head, [], time.time_ns() // 1000, digest, None)
+        self._note(state, _ALL, Taken((), ()), time.time_ns() // 1000, selection_digest(state), None)
 
     def _note(
         self,
-        asked: dict[str, Any],
-        stream_id: str,
-        version: int,
-        chain_head: str,
-        revealed: Sequence[str],
+        read: Window | ContextState,
+        asked: str,
+        piece: Taken,
         judged_at: int,
         digest: str,
         counter: TokenCounter | None,
@@ -153,12 +147,18 @@ class Decision:
         from ctxlog.client.appending import make_event
         from ctxlog.model.events import ContextRead, StreamRead
 
-        read = StreamRead(stream_id=stream_id, version=version, chain_head=chain_head, revealed=tuple(revealed))
+        stream = StreamRead(
+            stream_id=read.stream_id,
+            version=read.version,
+            chain_head=read.chain_head,
+            revealed=piece.revealed,
+            withheld=piece.withheld,
+        )
         event = make_event(
             ContextRead,
             decision_id=self.id,
-            selection=json_text(asked),
-            streams=(read,),
+            selection=asked,
+            streams=(stream,),
             judged_at=judged_at,
             selection_digest=digest,
             token_counter=None if counter is None else counter.name,

@@ -7,15 +7,23 @@ and its result are shown together or not at all, and a selection counts what is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from ctxlog.errors import InvalidInputError
+from ctxlog.model.jsontext import json_text
 from ctxlog.model.state import ContextState, Fact, Message, ToolCall
 
 REDACTED = "[redacted]"
 """What a model sees in place of a redacted text; providers refuse messages without any."""
+
+
+_SPAN = re.compile(r"([0-9]{1,9})([wdhms])")
+_UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_SPAN_MAX = 2**52  # µs: 142 years, so that its beginning is a time that every reader of JSON carries.
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +36,15 @@ class Selection:
         scopes: Only what was written for one of these scopes, results of calls included.
         fact_prefixes: Only facts whose key begins with one of these.
         max_tokens: The newest messages that fit as a model gets to see them, by the token counter.
+        last: The messages from the first one on that occurred within this time: a `timedelta`, or text as `30d` or `12h`
+            (units w, d, h, m, s).
     """
 
     max_messages: int | None = None
     scopes: Sequence[str] | None = None
     fact_prefixes: Sequence[str] | None = None
     max_tokens: int | None = None
+    last: timedelta | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_messages", "max_tokens"):
@@ -43,6 +54,43 @@ class Selection:
         for name in ("scopes", "fact_prefixes"):
             if isinstance(getattr(self, name), str):
                 raise InvalidInputError(f"{name}: expected a list of texts, found one text")
+        if self.last is not None:
+            _span(self.last)
+
+    def for_scope(self, scope: str) -> bool:
+        """Whether what was written for a scope may be shown."""
+        return self.scopes is None or scope in self.scopes
+
+    def asks_for(self, key: str) -> bool:
+        """Whether a fact of this key is asked for."""
+        return self.fact_prefixes is None or key.startswith(tuple(self.fact_prefixes))
+
+    def since(self, judged_at: int) -> int | None:
+        """From when on messages are asked for, µs since 1970 UTC."""
+        return None if self.last is None else judged_at - _span(self.last)
+
+    def as_json(self, judged_at: int) -> str:
+        """What is asked for as JSON text, with absolute bounds: `occurred_from`, in µs, for `last`. None is left out."""
+        members = {
+            "fact_prefixes": None if self.fact_prefixes is None else list(self.fact_prefixes),
+            "max_messages": self.max_messages,
+            "max_tokens": self.max_tokens,
+            "occurred_from": self.since(judged_at),
+            "scopes": None if self.scopes is None else list(self.scopes),
+        }
+        return json_text({name: value for name, value in members.items() if value is not None})
+
+
+def _span(last: timedelta | str) -> int:
+    """A span of time in µs. Raises `InvalidInputError`."""
+    micros = None
+    if isinstance(last, timedelta):
+        micros = last // timedelta(microseconds=1)
+    elif (found := _SPAN.fullmatch(str(last))) is not None:
+        micros = int(found[1]) * _UNITS[found[2]] * 1_000_000
+    if micros is None or not 0 <= micros <= _SPAN_MAX:
+        raise InvalidInputError(f"last: expected a timedelta, or text as 30d or 12h (units w, d, h, m, s), found {last!r}")
+    return micros
 
 
 class TokenCounter(NamedTuple):
@@ -172,6 +220,11 @@ def select(state: ContextState, selection: Selection, *, judged_at: int, counter
             for call_id, call in calls.items()
             if call.scope in scopes
         }
+    since = selection.since(judged_at)
+    if since is not None:
+        # A message without a time is as old as those around it.
+        recent = (i for i, message in enumerate(messages) if message.occurred_at is not None and message.occurred_at >= since)
+        messages = messages[next(recent, len(messages)) :]
     if selection.max_messages is not None:
         messages = messages[len(messages) - min(len(messages), selection.max_messages) :]
     messages = _whole(state, messages, calls)
@@ -188,7 +241,7 @@ def select(state: ContextState, selection: Selection, *, judged_at: int, counter
         key: fact
         for key, fact in state.facts.items()
         if (scopes is None or fact.scope in scopes)
-        and (selection.fact_prefixes is None or key.startswith(tuple(selection.fact_prefixes)))
+        and selection.asks_for(key)
         and (fact.expires_at is None or fact.expires_at > judged_at)
     }
     named = {call_id for message in messages for call_id in (*message.tool_calls, message.tool_call_id)}
