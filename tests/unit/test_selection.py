@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -104,6 +105,23 @@ def test_prefixes_select_facts_and_no_messages() -> None:
     assert len(window(fact_prefixes=[]).messages) == 6
 
 
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ("1s", ["new", "untimed", "older again"]),
+        (timedelta(seconds=2), ["middle", "new", "untimed", "older again"]),
+        ("1d", ["old", "middle", "new", "untimed", "older again"]),
+        ("0s", []),
+    ],
+)
+def test_the_last_of_time_begins_at_the_first_message_within_it(last: Any, expected: list[str]) -> None:
+    """Messages are never sorted by time: what follows the first one is as new as that."""
+    times = {"old": 1_000_000, "middle": 8_000_000, "new": 9_000_000, "untimed": None, "older again": 2_000_000}
+    state = ContextState("s", 5, "ab" * 32, messages=tuple(message(name, name, occurred_at=at) for name, at in times.items()))
+    found = select(state, Selection(last=last), judged_at=10_000_000)
+    assert [one.id for one in found.messages] == expected
+
+
 def test_a_fact_is_left_out_from_the_instant_at_which_it_expires() -> None:
     for judged_at, there in ((99, True), (100, False), (101, False)):
         found = select(STATE, Selection(), judged_at=judged_at, counter=WORDS)
@@ -170,7 +188,19 @@ def test_only_calls_that_the_messages_ask_for_or_answer_are_in_the_window() -> N
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_messages": -1}, {"max_tokens": 1.5}, {"max_messages": True}, {"scopes": "default"}, {"fact_prefixes": "a."}]
+    "wrong",
+    [
+        {"max_messages": -1},
+        {"max_tokens": 1.5},
+        {"max_messages": True},
+        {"scopes": "default"},
+        {"fact_prefixes": "a."},
+        {"last": "30"},
+        {"last": "-3d"},
+        {"last": 30},
+        {"last": timedelta(days=-1)},
+        {"last": "999999999w"},
+    ],
 )
 def test_a_selection_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
