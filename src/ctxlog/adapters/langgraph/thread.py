@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from ctxlog.adapters.langgraph.encoding import Json, broken
 from ctxlog.model.jsontext import json_text
@@ -38,7 +37,8 @@ class Saved:
 class Thread:
     """The fold of one thread's events; `see` takes what a replayer shows."""
 
-    def __init__(self, cursor: StreamCursor) -> None:
+    def __init__(self, stream_id: str, cursor: StreamCursor) -> None:
+        self.stream_id = stream_id
         self.cursor = cursor
         self.checkpoints: dict[Key, Saved] = {}
         self.shown: dict[Key, Saved] = {}
@@ -124,6 +124,7 @@ class Thread:
         """Ids of the messages of a list: what each version added to a beginning of the one before."""
         pieces: list[list[str]] = []
         keep: int | None = None
+        passed: set[str] = set()
         while True:
             value = self.values.get((ns, checkpoint_id, channel))
             if value is None or "list" not in value:
@@ -137,7 +138,8 @@ class Thread:
             keep = step["keep"] if keep is None else min(keep, step["keep"])
             if not keep:
                 break
-            if len(pieces) > len(self.values) + 1 or step["base"] == checkpoint_id:
+            passed.add(checkpoint_id)
+            if step["base"] in passed:
                 raise broken("a list of messages that begins somewhere")
             checkpoint_id = step["base"]
         return [item for piece in reversed(pieces) for item in piece]
