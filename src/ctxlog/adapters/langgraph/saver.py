@@ -12,7 +12,7 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 from langchain_core.runnables import RunnableConfig
@@ -342,7 +342,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         }
         return CheckpointTuple(
             config=_config(thread_id, key),
-            checkpoint={**load(saved.data["checkpoint"], self.serde), "channel_values": values},
+            checkpoint=cast(Checkpoint, {**load(saved.data["checkpoint"], self.serde), "channel_values": values}),
             metadata=load(saved.data["metadata"], self.serde),
             parent_config=_config(thread_id, (key[0], saved.parent)) if saved.parent else None,
             pending_writes=[
