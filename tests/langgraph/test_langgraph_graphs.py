@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import empty_checkpoint
-from langgraph_graphs import agent, asked, thread
 
 from ctxlog import ContextLog
 from ctxlog.adapters.langgraph import CtxlogSaver
 from ctxlog.errors import IntegrityError, InvalidInputError
 from ctxlog.model.events import ExtensionRecorded
+from langgraph_graphs import agent, asked, thread
 
 TESTS = Path(__file__).parents[1]
 
