@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import math
+from collections.abc import Container
 from typing import Any
 
 from langchain_core import messages as lc
@@ -90,19 +92,21 @@ def is_messages(value: Any) -> bool:
     return type(value) is list and bool(value) and all(_MESSAGES.get(type(item).__name__) is type(item) for item in value)
 
 
-def dump_message(message: lc.BaseMessage, serde: SerializerProtocol) -> str:
-    """A message as JSON text from which `load_message` makes an equal one."""
+def dump_message(message: lc.BaseMessage, serde: SerializerProtocol, known: Container[str] = ()) -> str:
+    """A message as JSON text from which `load_message` makes an equal one. For a text that is `known` that was seen before."""
     kind = type(message).__name__
+    defaults = _defaults(type(message))
     data = {
         name: value
         for name, value in message.__dict__.items()
-        if name in ("content", "type") or value != _default(type(message), name)
+        if name != "type" and (name == "content" or value != defaults.get(name, _MISSING))
     }
-    data.pop("type", None)
     data |= message.model_extra or {}
     try:
         if _plain(data):
             text = json_text({"class": kind, "data": data})
+            if text in known:
+                return text
             back = load_message(text, serde)
             if type(back) is type(message) and back == message:
                 return text
@@ -128,9 +132,14 @@ def load_message(text: str, serde: SerializerProtocol) -> lc.BaseMessage:
         raise broken("the members of a message") from None
 
 
-def _default(kind: type[lc.BaseMessage], name: str) -> Any:
-    field = kind.model_fields.get(name)
-    return _MISSING if field is None or field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+@functools.cache
+def _defaults(kind: type[lc.BaseMessage]) -> Json:
+    """The members that need not be written, each with the value that it then has."""
+    return {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in kind.model_fields.items()
+        if not field.is_required()
+    }
 
 
 def _plain(value: Any) -> bool:

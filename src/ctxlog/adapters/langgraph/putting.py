@@ -63,39 +63,35 @@ def checkpoint_events(
             lists[channel] = channels[channel]
         else:
             values[channel] = dump(channels[channel], serde)
-    texts = {channel: [dump_message(message, serde) for message in items] for channel, items in lists.items()}
-    prior = thread.checkpoints.get((ns, head["id"]))
-    seed = seed_of(
-        thread.stream_id, thread.epoch, prior.data if prior else None, head, values, texts, sorted(thread.open_calls.items())
-    )
-    batch = _Batch(thread, seed)
+    texts = {channel: [dump_message(message, serde, thread.texts) for message in items] for channel, items in lists.items()}
     before = thread.checkpoints.get((ns, parent)) if parent else None
-    for channel, items in lists.items():
+    steps = {}
+    for channel, said in texts.items():
         base = before.values.get(channel) if before else None
         # A list goes on from another checkpoint's, never from the one that this put replaces.
         stored = thread.values.get((ns, base, channel)) if base and base != head["id"] else None
         old = thread.listed(ns, base, channel) if base and stored and "list" in stored else []
-        values[channel] = {"list": _step(batch, items, texts[channel], base if old else None, old)}
+        keep = 0
+        while keep < min(len(old), len(said)) and thread.messages[old[keep]] == said[keep]:
+            keep += 1
+        steps[channel] = (base if keep else None, keep, old[keep:], said[keep:])
+    prior = thread.checkpoints.get((ns, head["id"]))
+    calls = sorted(thread.open_calls.items())
+    seed = seed_of(thread.stream_id, thread.epoch, prior.data if prior else None, head, values, steps, calls)
+    batch = _Batch(thread, seed)
+    for channel, (base, keep, old, said) in steps.items():
+        again = {thread.messages[message_id]: message_id for message_id in old}  # Moved, not changed: no second event.
+        add = [again.get(text) or batch.message(message, text) for message, text in zip(lists[channel][keep:], said, strict=True)]
+        values[channel] = {"list": {"base": base, "keep": keep, "add": add}}
     data = {**head, "values": values, "messages": batch.extras}
     events = [*batch.events, *extension(CHECKPOINT, data)]
     return events, batch.ids + [id_of(seed, index) for index in range(len(batch.ids), len(events))]
-
-
-def _step(batch: _Batch, items: Sequence[lc.BaseMessage], texts: list[str], base: str | None, old: list[str]) -> Json:
-    known = batch.thread.messages
-    keep = 0
-    while keep < min(len(old), len(texts)) and known[old[keep]] == texts[keep]:
-        keep += 1
-    again = {known[message_id]: message_id for message_id in old[keep:]}  # Moved, not changed: no second event.
-    add = [again.get(text) or batch.message(message, text) for message, text in zip(items[keep:], texts[keep:], strict=True)]
-    return {"base": base if keep else None, "keep": keep, "add": add}
 
 
 class _Batch:
     """Collects the events of the messages that a put brings."""
 
     def __init__(self, thread: Thread, seed: str) -> None:
-        self.thread = thread
         self.events: list[Event] = []
         self.ids: list[str] = []
         self.extras: dict[str, Any] = {}

@@ -45,6 +45,7 @@ class Thread:
         self.writes: dict[Key, dict[tuple[str, int], Json]] = {}
         self.values: dict[tuple[str, str, str], Json] = {}  # (namespace, checkpoint, channel)
         self.messages: dict[str, str] = {}
+        self.texts: set[str] = set()
         self.open_calls: dict[str, str] = {}  # source id -> call id
         self.epoch = 0  # How often something was hidden: what is put again after that is another append.
         self._newest: dict[tuple[str, str, str], str] = {}  # (namespace, channel, version) -> checkpoint
@@ -94,7 +95,9 @@ class Thread:
                     kept[place] = {"task": data["task"], "path": data["path"], **write}
             return
         for message_id, extra in data["messages"].items():
-            self.messages[message_id] = extra if isinstance(extra, str) else whole(self._events[message_id], extra)
+            text = extra if isinstance(extra, str) else whole(self._events[message_id], extra)
+            self.messages[message_id] = text
+            self.texts.add(text)
         self._events.clear()
         self._checkpoint(key, data)
 
