@@ -279,7 +279,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
     def _put(
         self, thread_id: str, ns: str, parent: str | None, checkpoint: Checkpoint, metadata: Any, new_versions: ChannelVersions
     ) -> None:
-        rest = {name: value for name, value in checkpoint.items() if name != "channel_values"}
+        rest = {name: value for name, value in checkpoint.items() if name not in ("channel_values", "channel_versions")}
         head = {
             "ns": ns,
             "id": checkpoint["id"],
@@ -340,9 +340,10 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             for channel, source in saved.values.items()
             if "empty" not in thread.values[(key[0], source, channel)]
         }
+        rest = load(saved.data["checkpoint"], self.serde)
         return CheckpointTuple(
             config=_config(thread_id, key),
-            checkpoint=cast(Checkpoint, {**load(saved.data["checkpoint"], self.serde), "channel_values": values}),
+            checkpoint=cast(Checkpoint, {**rest, "channel_versions": dict(saved.data["versions"]), "channel_values": values}),
             metadata=load(saved.data["metadata"], self.serde),
             parent_config=_config(thread_id, (key[0], saved.parent)) if saved.parent else None,
             pending_writes=[
