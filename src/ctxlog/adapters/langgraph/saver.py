@@ -1,0 +1,395 @@
+"""A checkpointer of LangGraph over a context log: a thread is the stream `AGENT/THREAD`, and a put is one append.
+
+The log decides nothing here: checkpoints of several writers stand side by side, each under its id, as they do in LangGraph's own
+savers. Each method is safe in threads, and in processes that share the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, cast
+from urllib.parse import quote, unquote
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_checkpoint_id,
+    get_checkpoint_metadata,
+    writes_sort_key,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, dump, load, load_message
+from ctxlog.adapters.langgraph.putting import checkpoint_events, extension, id_of, seed_of
+from ctxlog.adapters.langgraph.thread import HIDDEN, WRITES, Key, Thread
+from ctxlog.client.log import ContextLog
+from ctxlog.errors import InvalidInputError
+from ctxlog.model.events import Event
+from ctxlog.model.ids import check_agent_id
+
+THREADS_MAX = 64
+"""Threads whose fold a saver keeps at hand; any other is read from the log again."""
+
+_KEPT = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+class CtxlogSaver(BaseCheckpointSaver[str]):
+    """Keeps the checkpoints of LangGraph in a context log.
+
+    Args:
+        log: An open log; whoever opened it closes it.
+        agent: Whose threads they are; the first part of the streams' names.
+        serde: How values that JSON cannot carry are written; by default LangGraph's serializer with its strict allow-list.
+    """
+
+    def __init__(self, log: ContextLog, *, agent: str, serde: SerializerProtocol | None = None) -> None:
+        super().__init__(serde=serde or SafeSerializer())
+        self._log = log
+        self._agent = check_agent_id(agent)
+        self._held = _Held()
+
+    # Reading
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that `config` names, or the newest of its thread and namespace; None where there is none."""
+        thread_id, ns = _place(config)
+        with self._held.lock:
+            thread = self._thread(thread_id)
+            checkpoint_id = get_checkpoint_id(config) or max((item for space, item in thread.shown if space == ns), default="")
+            return self._tuple(thread, thread_id, (ns, checkpoint_id)) if (ns, checkpoint_id) in thread.shown else None
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Checkpoints, newest first: of one thread, or of all of the agent's where `config` is None."""
+        wanted_ns = config["configurable"].get("checkpoint_ns") if config else None
+        wanted_id = get_checkpoint_id(config) if config else None
+        below = get_checkpoint_id(before) if before else None
+        left = limit
+        for thread_id in [config["configurable"]["thread_id"]] if config else self._thread_ids():
+            with self._held.lock:
+                keys = sorted(self._thread(thread_id).shown, key=lambda key: key[1], reverse=True)
+            for key in keys:
+                if left is not None and left <= 0:
+                    return
+                if (wanted_ns is not None and key[0] != wanted_ns) or (wanted_id and key[1] != wanted_id):
+                    continue
+                if below and key[1] >= below:
+                    continue
+                with self._held.lock:
+                    thread = self._thread(thread_id)
+                    if key not in thread.shown:
+                        continue
+                    metadata = load(thread.shown[key].data["metadata"], self.serde)
+                    if filter and any(metadata.get(name) != value for name, value in filter.items()):
+                        continue
+                    found = self._tuple(thread, thread_id, key)
+                left = left - 1 if left is not None else None
+                yield found
+
+    def get_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
+        """The writes of each channel since the nearest ancestor that holds its value, and that value; pruned ancestors count."""
+        thread_id, ns = _place(config)
+        with self._held.lock:
+            thread = self._thread(thread_id)
+            checkpoint_id = get_checkpoint_id(config) or max((item for space, item in thread.shown if space == ns), default="")
+            found: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
+            open_channels = set(channels)
+            saved = thread.checkpoints.get((ns, checkpoint_id))
+            passed: set[str] = set()
+            while open_channels and saved is not None and saved.parent and saved.parent not in passed:
+                passed.add(saved.parent)
+                key = (ns, saved.parent)
+                saved = thread.checkpoints.get(key)
+                if saved is None:
+                    break
+                for write in reversed(_ordered(thread, key)):
+                    if write["channel"] in open_channels:
+                        value = load(write["value"], self.serde)
+                        found[write["channel"]]["writes"].append((write["task"], write["channel"], value))
+                for channel in sorted(open_channels & saved.values.keys()):
+                    source = saved.values[channel]
+                    if "empty" not in thread.values[(ns, source, channel)]:
+                        found[channel]["seed"] = self._value(thread, ns, source, channel)
+                        open_channels.discard(channel)
+            for history in found.values():
+                history["writes"].reverse()
+            return found
+
+    # Writing
+
+    def put(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+    ) -> RunnableConfig:
+        """Keep a checkpoint: one append, durable when this returns. The same again changes nothing."""
+        thread_id, ns = _place(config)
+        self._put(thread_id, ns, get_checkpoint_id(config), checkpoint, get_checkpoint_metadata(config, metadata), new_versions)
+        return _config(thread_id, (ns, checkpoint["id"]))
+
+    def put_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
+        """Keep what a task wrote after a checkpoint: one append. What is there already stays as it is."""
+        thread_id, ns = _place(config)
+        items = [
+            {"at": WRITES_IDX_MAP.get(channel, index), "channel": channel, "value": dump(value, self.serde)}
+            for index, (channel, value) in enumerate(writes)
+        ]
+        self._put_writes(thread_id, (ns, config["configurable"]["checkpoint_id"]), items, task_id, task_path)
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Hide every checkpoint of a thread. The log keeps its events."""
+        self._hide(thread_id, None, forget=True)
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Hide the checkpoints that these runs made, in every thread of the agent."""
+        for thread_id in self._thread_ids():
+            with self._held.lock:
+                shown = self._thread(thread_id).shown
+                keys = [key for key, saved in shown.items() if load(saved.data["metadata"], self.serde).get("run_id") in run_ids]
+            self._hide(thread_id, keys)
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Hide all checkpoints of threads but the newest of each namespace (`keep_latest`), or all (`delete`)."""
+        if strategy not in ("keep_latest", "delete"):
+            raise InvalidInputError("strategy: expected 'keep_latest' or 'delete'; nothing was pruned")
+        for thread_id in thread_ids:
+            if strategy == "delete":
+                self.delete_thread(thread_id)
+                continue
+            with self._held.lock:
+                keys = list(self._thread(thread_id).shown)
+            newest = {ns: max(item for space, item in keys if space == ns) for ns, _ in keys}
+            self._hide(thread_id, [key for key in keys if newest[key[0]] != key[1]])
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy the checkpoints of a thread into another, one append each. The same again changes nothing."""
+        for found in reversed([*self.list({"configurable": {"thread_id": source_thread_id}})]):
+            configurable = found.config["configurable"]
+            key = (configurable["checkpoint_ns"], configurable["checkpoint_id"])
+            parent = found.parent_config["configurable"]["checkpoint_id"] if found.parent_config else None
+            with self._held.lock:
+                source = self._thread(source_thread_id)
+                values = source.checkpoints[key].values
+                writes = _ordered(source, key)
+                kept = self._thread(target_thread_id).sources(key[0], parent, found.checkpoint["channel_versions"])
+            versions = found.checkpoint["channel_versions"]
+            new = {channel: versions[channel] for channel, brought in values.items() if kept.get(channel) != brought}
+            self._put(target_thread_id, key[0], parent, found.checkpoint, found.metadata, new)
+            for write in writes:
+                item = {name: write[name] for name in ("at", "channel", "value")}
+                self._put_writes(target_thread_id, key, [item], write["task"], write["path"])
+
+    def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph passes it by name
+        """A version after `current`; two branches never come to the same one."""
+        number = 0 if current is None else int(str(current).split(".", maxsplit=1)[0])
+        return f"{number + 1:032}.{random.random():.16f}"  # noqa: S311 - a name, not a secret
+
+    # The same, awaited
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """As `get_tuple`."""
+        return await asyncio.to_thread(self.get_tuple, config)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """As `list`."""
+        found = self.list(config, filter=filter, before=before, limit=limit)
+        while (item := await asyncio.to_thread(next, found, None)) is not None:
+            yield item
+
+    async def aput(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+    ) -> RunnableConfig:
+        """As `put`."""
+        return await asyncio.to_thread(self.put, config, checkpoint, metadata, new_versions)
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """As `put_writes`."""
+        await asyncio.to_thread(self.put_writes, config, writes, task_id, task_path)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """As `delete_thread`."""
+        await asyncio.to_thread(self.delete_thread, thread_id)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """As `delete_for_runs`."""
+        await asyncio.to_thread(self.delete_for_runs, run_ids)
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """As `prune`."""
+        await asyncio.to_thread(lambda: self.prune(thread_ids, strategy=strategy))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """As `copy_thread`."""
+        await asyncio.to_thread(self.copy_thread, source_thread_id, target_thread_id)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """As `get_delta_channel_history`."""
+        return await asyncio.to_thread(lambda: self.get_delta_channel_history(config=config, channels=channels))
+
+    # Inside
+
+    def _stream(self, thread_id: str) -> str:
+        # Reversible: '%' stands only before two hex digits, and alone for the empty name.
+        return f"{self._agent}/{quote(thread_id, safe=_KEPT, errors='surrogatepass') or '%'}"
+
+    def _thread_ids(self) -> Sequence[str]:
+        names = (name.partition("/")[2] for name in self._log.matching("*") if name.startswith(f"{self._agent}/"))
+        return ["" if name == "%" else unquote(name, errors="surrogatepass") for name in names]
+
+    def _thread(self, thread_id: str) -> Thread:
+        """The thread's fold with all that the log holds; the lock is held."""
+        stream, replayer, threads = self._stream(thread_id), self._log.replayer, self._held.threads
+        thread = threads.pop(stream, None) or Thread(stream, replayer.open(stream, end=0))
+        end = max(replayer.end(stream), self._log._caught_up(replayer.reader.partition(stream)))
+        replayer.advance(thread.cursor, end, seen=thread.see)
+        threads[stream] = thread  # Kept only now: a fold whose reading failed half-way is not used again.
+        if len(threads) > THREADS_MAX:
+            threads.popitem(last=False)
+        return thread
+
+    def _append(self, thread_id: str, events: Sequence[Event], ids: Sequence[str]) -> None:
+        self._log.context(self._stream(thread_id), agent_id=self._agent).append(events, event_ids=ids)
+
+    def _put(
+        self, thread_id: str, ns: str, parent: str | None, checkpoint: Checkpoint, metadata: Any, new_versions: ChannelVersions
+    ) -> None:
+        rest = {name: value for name, value in checkpoint.items() if name not in ("channel_values", "channel_versions")}
+        head = {
+            "ns": ns,
+            "id": checkpoint["id"],
+            "parent": parent,
+            "versions": dict(checkpoint["channel_versions"]),
+            "checkpoint": dump(rest, self.serde),
+            "metadata": dump(dict(metadata), self.serde),
+        }
+        with self._held.lock:
+            thread = self._thread(thread_id)
+            events, ids = checkpoint_events(thread, self.serde, head, checkpoint["channel_values"], new_versions)
+            there = thread.shown.get((ns, checkpoint["id"]))
+            if there is None or not self._same(thread, there.data, head, checkpoint, new_versions):
+                self._append(thread_id, events, ids)
+
+    def _same(self, thread: Thread, there: Json, head: Json, checkpoint: Checkpoint, new_versions: ChannelVersions) -> bool:
+        """Whether a checkpoint that is there says what is put."""
+        if any(there[name] != value for name, value in head.items()) or there["values"].keys() != new_versions.keys():
+            return False
+        values = checkpoint["channel_values"]
+        return all(
+            ("empty" in stored)
+            if channel not in values
+            else self._value(thread, head["ns"], head["id"], channel) == values[channel]
+            for channel, stored in there["values"].items()
+        )
+
+    def _put_writes(self, thread_id: str, key: Key, items: Sequence[Json], task_id: str, task_path: str) -> None:
+        with self._held.lock:
+            thread = self._thread(thread_id)
+            there = thread.writes.get(key, {})
+            prior = [there.get((task_id, item["at"])) for item in items]
+            new = [
+                item
+                for item, old in zip(items, prior, strict=True)
+                if old is None or (item["at"] < 0 and (old["channel"], old["value"]) != (item["channel"], item["value"]))
+            ]
+            if not new:
+                return
+            data = {"ns": key[0], "id": key[1], "task": task_id, "path": task_path, "writes": new}
+            events = extension(WRITES, data)
+            seed = seed_of(thread.stream_id, thread.epoch, prior, data)
+            self._append(thread_id, events, [id_of(seed, index) for index in range(len(events))])
+
+    def _hide(self, thread_id: str, keys: Sequence[Key] | None, *, forget: bool = False) -> None:
+        with self._held.lock:
+            thread = self._thread(thread_id)
+            chosen = sorted({*thread.checkpoints, *thread.writes} if keys is None else keys)
+            if chosen:
+                events = extension(HIDDEN, {"checkpoints": chosen, "forget": forget})
+                seed = seed_of(thread.stream_id, thread.epoch, chosen, forget)
+                self._append(thread_id, events, [id_of(seed, index) for index in range(len(events))])
+
+    def _tuple(self, thread: Thread, thread_id: str, key: Key) -> CheckpointTuple:
+        saved = thread.shown[key]
+        values = {
+            channel: self._value(thread, key[0], source, channel)
+            for channel, source in saved.values.items()
+            if "empty" not in thread.values[(key[0], source, channel)]
+        }
+        rest = load(saved.data["checkpoint"], self.serde)
+        return CheckpointTuple(
+            config=_config(thread_id, key),
+            checkpoint=cast(Checkpoint, {**rest, "channel_versions": dict(saved.data["versions"]), "channel_values": values}),
+            metadata=load(saved.data["metadata"], self.serde),
+            parent_config=_config(thread_id, (key[0], saved.parent)) if saved.parent else None,
+            pending_writes=[
+                (write["task"], write["channel"], load(write["value"], self.serde)) for write in _ordered(thread, key)
+            ],
+        )
+
+    def _value(self, thread: Thread, ns: str, checkpoint_id: str, channel: str) -> Any:
+        stored = thread.values[(ns, checkpoint_id, channel)]
+        if "list" not in stored:
+            return load(stored, self.serde)
+        ids = thread.listed(ns, checkpoint_id, channel)
+        return [load_message(thread.messages[message_id], self.serde) for message_id in ids]
+
+
+class _Held:
+    """What the clones of a saver share: folds by stream, and the lock over them. A forked child begins anew."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._threads: OrderedDict[str, Thread] = OrderedDict()
+        self._lock = threading.RLock()
+
+    @property
+    def lock(self) -> threading.RLock:
+        if self._pid != os.getpid():
+            self._start()
+        return self._lock
+
+    @property
+    def threads(self) -> OrderedDict[str, Thread]:
+        return self._threads
+
+
+def _place(config: RunnableConfig) -> tuple[str, str]:
+    configurable = config["configurable"]
+    return configurable["thread_id"], configurable.get("checkpoint_ns", "")
+
+
+def _config(thread_id: str, key: Key) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": key[0], "checkpoint_id": key[1]}}
+
+
+def _ordered(thread: Thread, key: Key) -> list[Json]:
+    kept = thread.writes.get(key, {})
+    return [kept[place] for place in sorted(kept, key=lambda place: writes_sort_key(kept[place]["path"], *place))]

@@ -1,0 +1,257 @@
+"""Graphs that run over CtxlogSaver: what the log shows of them, going on after a kill, time travel, several writers, size."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langgraph.checkpoint.base import empty_checkpoint
+
+from ctxlog import ContextLog
+from ctxlog.adapters.langgraph import CtxlogSaver
+from ctxlog.errors import IntegrityError, InvalidInputError
+from ctxlog.model.events import ExtensionRecorded
+from langgraph_graphs import agent, asked, thread
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def log(tmp_path):
+    with ContextLog.open(f"embedded:{tmp_path / 'log'}") as log:
+        yield log
+
+
+def cold(log):
+    """A saver that has read nothing yet."""
+    return CtxlogSaver(log, agent="bot")
+
+
+def test_the_log_shows_messages_calls_and_results(log):
+    agent(cold(log)).invoke(asked("Oslo"), thread("t"))
+    state = log.context("bot/t").state
+    assert [(message.role, message.content) for message in state.messages] == [
+        ("user", "Oslo"),
+        ("assistant", ""),
+        ("tool", "sunny in Oslo"),
+        ("assistant", "It is sunny in Oslo."),
+    ]
+    (call,) = state.tool_calls.values()
+    assert (call.name, json.loads(call.arguments), call.status, call.result) == (
+        "weather",
+        {"city": "Oslo"},
+        "returned",
+        "sunny in Oslo",
+    )
+
+
+def test_a_cold_start_restores_what_the_graph_had(log):
+    graph = agent(cold(log))
+    for city in ("Oslo", "Rome"):
+        graph.invoke(asked(city), thread("t"))
+    warm = list(graph.get_state_history(thread("t")))
+    assert list(agent(cold(log)).get_state_history(thread("t"))) == warm
+    assert len(warm[0].values["messages"]) == 8
+
+
+def test_the_same_put_again_changes_nothing(log):
+    saver = cold(log)
+    graph = agent(saver)
+    graph.invoke(asked("Oslo"), thread("t"))
+    version = log.context("bot/t").version
+    for found in list(saver.list(thread("t"))):
+        source = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+        if found.parent_config:
+            source["configurable"]["checkpoint_id"] = found.parent_config["configurable"]["checkpoint_id"]
+        brought = saver._thread("t").checkpoints[("", found.checkpoint["id"])].data["values"]
+        new = {channel: found.checkpoint["channel_versions"][channel] for channel in brought}
+        for again in (saver, cold(log)):
+            again.put(source, found.checkpoint, found.metadata, new)
+    assert log.context("bot/t").version == version
+
+
+def test_time_travel_restores_the_branch_and_nothing_of_the_other(log):
+    graph = agent(cold(log))
+    graph.invoke(asked("Oslo"), thread("t"))
+    before = graph.get_state(thread("t"))
+    graph.invoke(asked("Rome"), thread("t"))
+    left = graph.get_state(thread("t"))
+    graph.invoke(asked("Lima"), before.config)
+    graph = agent(cold(log))
+    texts = [message.content for message in graph.get_state(thread("t")).values["messages"]]
+    assert "Rome" not in texts
+    assert texts == [m.content for m in before.values["messages"]] + ["Lima", "", "sunny in Lima", "It is sunny in Lima."]
+    assert graph.get_state(left.config).values == left.values
+
+
+def test_changed_and_removed_messages_are_restored_as_they_are(log):
+    graph = agent(cold(log))
+    graph.invoke(asked("Oslo"), thread("t"))
+    before = graph.get_state(thread("t"))
+    first, second = before.values["messages"][0], before.values["messages"][1]
+    graph.update_state(thread("t"), {"messages": [HumanMessage("Bergen", id=first.id), RemoveMessage(id=second.id)]})
+    after = agent(cold(log)).get_state(thread("t")).values["messages"]
+    assert [message.content for message in after] == ["Bergen", "sunny in Oslo", "It is sunny in Oslo."]
+    assert agent(cold(log)).get_state(before.config).values == before.values
+
+
+def test_a_copy_goes_on_apart(log):
+    saver = cold(log)
+    graph = agent(saver)
+    graph.invoke(asked("Oslo"), thread("t"))
+    saver.copy_thread("t", "copy")
+    assert agent(cold(log)).get_state(thread("copy")).values == graph.get_state(thread("t")).values
+    graph.invoke(asked("Rome"), thread("copy"))
+    assert len(graph.get_state(thread("t")).values["messages"]) == 4
+    assert len(graph.get_state(thread("copy")).values["messages"]) == 8
+
+
+@pytest.mark.parametrize("name", ["", "%", "a/b", "ü", "u\u0308", "a\nb", "%25", "\ud800", "x y"])
+def test_any_name_of_a_thread_is_kept(log, name):
+    saver = cold(log)
+    saver.put(thread(name), empty_checkpoint(), {"source": "input"}, {})
+    (found,) = saver.list(None)
+    assert found.config["configurable"]["thread_id"] == name
+    assert cold(log).get_tuple(thread(name)) is not None
+
+
+def test_a_name_too_long_for_a_stream_is_refused(log):
+    with pytest.raises(InvalidInputError):
+        cold(log).put(thread("x" * 300), empty_checkpoint(), {"source": "input"}, {})
+
+
+def test_messages_that_no_event_has_room_for_are_exact(log):
+    rich = AIMessage(
+        [{"type": "text", "text": "hi"}, {"type": "image", "n": 1.0}],
+        id="m",
+        additional_kwargs={"x": [1, None]},
+        response_metadata={"model": "s"},
+        usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+    )
+    long = HumanMessage("é" * 1_500_000, id="long")
+    graph = agent(cold(log))
+    graph.update_state(thread("t"), {"messages": [rich, long], "steps": 1}, as_node="tool")
+    assert agent(cold(log)).get_state(thread("t")).values["messages"] == [rich, long]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("Checkpoint", "{"),
+        ("Checkpoint", "[]"),
+        ("Checkpoint", '{"ns": "", "id": "1", "messages": {}, "values": 3, "parent": null, "versions": {}}'),
+        ("Writes", '{"ns": "", "id": "1", "writes": [1], "task": "x", "path": ""}'),
+        ("Hidden", '{"checkpoints": 7}'),
+        ("Hidden", "[" * 100_000),
+    ],
+)
+def test_events_that_no_saver_wrote_are_refused(log, name, data):
+    log.context("bot/t").append(ExtensionRecorded(name=f"langgraph.{name}", data=data))
+    with pytest.raises(IntegrityError):
+        cold(log).get_tuple(thread("t"))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "json", "msgpack", "other"])
+def test_a_value_that_names_code_runs_none(log, kind, tmp_path):
+    import base64
+    import pickle
+
+    import ormsgpack
+
+    trap = tmp_path / "trapped"
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (trap,)
+
+    named = ormsgpack.Ext(0, ormsgpack.packb(["pathlib", "Path.touch", str(trap)]))
+    call = ormsgpack.Ext(1, ormsgpack.packb(["os", "system", [f"touch {trap}"]]))
+    body = {
+        "pickle": pickle.dumps(Trap()),
+        "json": json.dumps({"lc": 2, "type": "constructor", "id": ["os", "system"], "args": [f"touch {trap}"]}).encode(),
+        "msgpack": ormsgpack.packb([named, call]),
+        "other": b"",
+    }[kind]
+    value = {"t": kind, "b": base64.b64encode(body).decode()}
+    data = {"ns": "", "id": "1", "parent": None, "versions": {"x": "1"}, "values": {"x": value}, "messages": {}}
+    data |= {"checkpoint": {"j": {}}, "metadata": {"j": {}}}
+    log.context("bot/t").append(ExtensionRecorded(name="langgraph.Checkpoint", data=json.dumps(data)))
+    if kind == "msgpack":
+        cold(log).get_tuple(thread("t"))
+    else:
+        with pytest.raises(IntegrityError):
+            cold(log).get_tuple(thread("t"))
+    assert not trap.exists()
+
+
+def test_what_is_stored_grows_with_what_changes(log):
+    graph, sizes = agent(cold(log)), {}
+    for turn in range(1, 101):
+        graph.invoke(asked(f"city {turn:03}"), thread("t"))
+        if turn in (50, 100):
+            sizes[turn] = sum(accepted.event.size for accepted in log.context("bot/t").accepted())
+    print(f"bytes after 50 and 100 turns: {sizes}")
+    assert sizes[100] < 2.1 * sizes[50]
+
+
+WRITER = """
+    import sys
+    from langgraph_graphs import agent, asked, thread
+    from ctxlog import ContextLog
+    from ctxlog.adapters.langgraph import CtxlogSaver
+    with ContextLog.open(sys.argv[1]) as log:
+        graph = agent(CtxlogSaver(log, agent="bot"))
+        start = thread("t")
+        start["configurable"].update(checkpoint_ns="", checkpoint_id=sys.argv[3])
+        for turn in range(5):
+            graph.invoke(asked(f"{sys.argv[2]}{turn}"), start)
+            start = max(
+                (found.config for found in graph.get_state_history(thread("t"))
+                 if found.values["messages"] and found.values["messages"][-1].content == f"It is sunny in {sys.argv[2]}{turn}."),
+                key=lambda config: config["configurable"]["checkpoint_id"])
+"""
+
+KILLED = """
+    import os, signal, sys
+    from langgraph_graphs import agent, asked, thread
+    from ctxlog import ContextLog
+    from ctxlog.adapters.langgraph import CtxlogSaver
+    def tool(state):
+        os.kill(os.getpid(), signal.SIGKILL)
+    with ContextLog.open(sys.argv[1]) as log:
+        agent(CtxlogSaver(log, agent="bot"), tool=tool).invoke(asked("Oslo"), thread("t"), durability="sync")
+"""
+
+
+def script(text, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(text), *arguments], env=environment)
+
+
+def test_writers_in_several_processes_keep_their_branches_apart(log):
+    graph = agent(cold(log))
+    graph.invoke(asked("Oslo"), thread("t"))
+    start = graph.get_state(thread("t")).config["configurable"]["checkpoint_id"]
+    writers = [script(WRITER, log.log.url, name, start) for name in ("a", "b", "c")]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    branches = {}
+    for found in agent(cold(log)).get_state_history(thread("t")):
+        texts = [message.content for message in found.values.get("messages", []) if message.type == "human"]
+        if len(texts) == 6 and not found.next:
+            branches[texts[-1][0]] = texts
+    assert branches == {name: ["Oslo", *(f"{name}{turn}" for turn in range(5))] for name in ("a", "b", "c")}
+
+
+def test_a_graph_that_was_killed_goes_on_where_it_was(log):
+    killed = script(KILLED, log.log.url)
+    assert killed.wait(60) == -signal.SIGKILL
+    graph = agent(cold(log))
+    assert graph.get_state(thread("t")).next == ("tool",)
+    done = graph.invoke(None, thread("t"))
+    assert [message.content for message in done["messages"]] == ["Oslo", "", "sunny in Oslo", "It is sunny in Oslo."]
+    assert done["steps"] == 3
