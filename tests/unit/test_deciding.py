@@ -80,6 +80,7 @@ def test_reads_by_the_ordinary_api_are_recorded_too(log: ContextLog) -> None:
     other.set_fact("price", 2)
     with log.decision("refund", agent="refunds"):
         one.state  # noqa: B018
+        one.state  # noqa: B018 - the same again is no other read.
         other.replay(1)
         other.window(max_messages=3)
         one.version  # noqa: B018 - how far it is says nothing of what it holds.

@@ -84,6 +84,7 @@ class Decision:
         self._outcome: str | None = None
         self._reads: list[str] = []
         self._noted: list[tuple[Event, AppendOptions]] = []
+        self._whole: set[tuple[str, str]] = set()
         self._calls: list[str] = []
         self._started_at = 0
         self._token: Token[Decision | None] | None = None
@@ -131,7 +132,11 @@ class Decision:
             self._note(window, asked, piece, window.judged_at, digest, counter)
 
     def note_state(self, state: ContextState) -> None:
-        """Note that a whole state was read."""
+        """Note that a whole state was read; once, however often it is looked at."""
+        place = state.stream_id, state.chain_head
+        if place in self._whole:
+            return
+        self._whole.add(place)
         # Version and head say which events these are; a list of all of them would grow with the context.
         self._note(state, _ALL, Taken((), ()), time.time_ns() // 1000, selection_digest(state), None)
 
