@@ -284,3 +284,15 @@ def test_a_deleted_thread_begins_anew(log):
     graph.invoke(asked("Rome"), thread("t"))
     texts = [message.content for message in agent(cold(log)).get_state(thread("t")).values["messages"]]
     assert texts == ["Rome", "", "sunny in Rome", "It is sunny in Rome."]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_message_changed_at_any_place_is_restored(log, place):
+    graph = agent(cold(log))
+    many = [HumanMessage(f"m{number}", id=f"{number}") for number in range(4)]
+    graph.update_state(thread("t"), {"messages": many, "steps": 1}, as_node="tool")
+    graph.update_state(thread("t"), {"messages": [HumanMessage("new", id=f"{place}")], "steps": 1}, as_node="tool")
+    graph.update_state(thread("t"), {"messages": [HumanMessage("last", id="last")], "steps": 1}, as_node="tool")
+    many[place] = HumanMessage("new", id=f"{place}")
+    state = agent(cold(log)).get_state(thread("t"))
+    assert state.values["messages"] == [*many, HumanMessage("last", id="last")]
