@@ -255,3 +255,44 @@ def test_a_graph_that_was_killed_goes_on_where_it_was(log):
     done = graph.invoke(None, thread("t"))
     assert [message.content for message in done["messages"]] == ["Oslo", "", "sunny in Oslo", "It is sunny in Oslo."]
     assert done["steps"] == 3
+
+
+def test_pruning_keeps_what_delta_channels_are_built_on(log):
+    saver, config = cold(log), {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    for step in range(4):
+        checkpoint = empty_checkpoint()
+        checkpoint["id"] = f"{step}"
+        checkpoint["channel_versions"] = {"d": f"{step}"}
+        checkpoint["channel_values"] = {"d": "seed"} if step == 0 else {}
+        config = saver.put(config, checkpoint, {"source": "loop", "step": step}, {"d": f"{step}"})
+        saver.put_writes(config, [("d", step)], f"task{step}")
+    expected = {"d": {"writes": [(f"task{step}", "d", step) for step in range(3)], "seed": "seed"}}
+    assert saver.get_delta_channel_history(config=config, channels=["d"]) == expected
+    saver.prune(["t"])
+    again = cold(log)
+    seen = [found.config["configurable"]["checkpoint_id"] for found in again.list(thread("t"))]
+    assert seen == ["3"]
+    assert again.get_delta_channel_history(config=config, channels=["d"]) == expected
+
+
+def test_a_deleted_thread_begins_anew(log):
+    saver = cold(log)
+    graph = agent(saver)
+    graph.invoke(asked("Oslo"), thread("t"))
+    saver.delete_thread("t")
+    assert cold(log).get_tuple(thread("t")) is None
+    graph.invoke(asked("Rome"), thread("t"))
+    texts = [message.content for message in agent(cold(log)).get_state(thread("t")).values["messages"]]
+    assert texts == ["Rome", "", "sunny in Rome", "It is sunny in Rome."]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_message_changed_at_any_place_is_restored(log, place):
+    graph = agent(cold(log))
+    many = [HumanMessage(f"m{number}", id=f"{number}") for number in range(4)]
+    graph.update_state(thread("t"), {"messages": many, "steps": 1}, as_node="tool")
+    graph.update_state(thread("t"), {"messages": [HumanMessage("new", id=f"{place}")], "steps": 1}, as_node="tool")
+    graph.update_state(thread("t"), {"messages": [HumanMessage("last", id="last")], "steps": 1}, as_node="tool")
+    many[place] = HumanMessage("new", id=f"{place}")
+    state = agent(cold(log)).get_state(thread("t"))
+    assert state.values["messages"] == [*many, HumanMessage("last", id="last")]
