@@ -170,7 +170,7 @@ def test_a_fact_that_a_fork_inherits_is_changed_in_the_fork_alone(ctx: Context) 
     assert (ctx.state.facts["n"].value, fork.state.facts["n"].value) == ("41", "42")
 
 
-@pytest.mark.parametrize("value", [object(), math.nan], ids=repr)
+@pytest.mark.parametrize("value", [object(), math.nan], ids=["object", "nan"])
 def test_a_value_that_json_cannot_carry_is_refused(ctx: Context, value: Any) -> None:
     with pytest.raises(InvalidInputError, match="nothing was appended"):
         ctx.update_fact("n", lambda _: value)
