@@ -217,7 +217,7 @@ def test_metrics_are_served_on_this_machine_for_prometheus(refunds: Program) -> 
         assert found["ctxlog_projector_batches_total"][""] >= 1
         assert found["ctxlog_projector_lag_events"] == {'{partition="0"}': 0}
         assert found["ctxlog_projector_lag_seconds"] == {'{partition="0"}': 0}
-        assert found["ctxlog_projector_paused"] == {'{reason="disk"}': 0, '{reason="log"}': 0}
+        assert found["ctxlog_projector_paused"] == {'{reason="disk"}': 0, '{reason="memory"}': 0, '{reason="log"}': 0}
         assert before < found["ctxlog_projector_published_timestamp_seconds"][""] < time.time()
         assert 0 < found["ctxlog_projector_last_publish_seconds"][""] < 60
         assert before - 1 < found["process_start_time_seconds"][""] < time.time()
@@ -241,7 +241,7 @@ def test_metrics_tell_what_waits_and_why() -> None:
     assert found["ctxlog_projector_lag_events"] == {'{partition="0"}': 0, '{partition="3"}': 4}
     assert found["ctxlog_projector_lag_seconds"]['{partition="0"}'] == 0
     assert 100 <= found["ctxlog_projector_lag_seconds"]['{partition="3"}'] < 200
-    assert found["ctxlog_projector_paused"] == {'{reason="disk"}': 1, '{reason="log"}': 0}
+    assert found["ctxlog_projector_paused"] == {'{reason="disk"}': 1, '{reason="memory"}': 0, '{reason="log"}': 0}
     assert found["ctxlog_projector_published_timestamp_seconds"] == {"": 0}
     assert "\n\n" not in render(figures)
 
