@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import json
 import threading
@@ -13,7 +14,7 @@ import pytest
 import rfc8785
 
 from ctxlog import ContextLog
-from ctxlog.errors import InvalidInputError, StorageError
+from ctxlog.errors import ConflictError, InvalidInputError, StorageError
 from ctxlog.log.memory import MemoryLog
 
 
@@ -222,6 +223,62 @@ def test_threads_and_tasks_decide_each_on_their_own(log: ContextLog) -> None:
     assert [kind for kind, *_ in events(log)] == ["DecisionRecorded"]  # A bare thread begins with no decision.
     for number in range(3):
         assert [kind for kind, *_ in events(log, f"decisions/a{number}")] == ["ContextRead", "DecisionRecorded"]
+
+
+def test_a_call_that_was_refused_is_not_named(log: ContextLog) -> None:
+    ctx = log.context("refunds/1")
+    with log.decision("refund", agent="refunds"):
+        with pytest.raises(ConflictError):
+            ctx.add_tool_call("pay", {}, expected_version=7)
+        begun = ctx.add_tool_call("pay", {}).event_id
+    assert events(log)[-1][2]["tool_calls"] == [begun]
+
+
+def test_a_decision_may_end_in_another_context_than_it_began_in(log: ContextLog) -> None:
+    """As generators do that a framework drives."""
+
+    def deciding() -> Iterator[None]:
+        with log.decision("refund", agent="refunds"):
+            yield
+
+    generator = deciding()
+    contextvars.copy_context().run(next, generator)
+    assert contextvars.copy_context().run(next, generator, "ended") == "ended"
+    assert [kind for kind, *_ in events(log)] == ["DecisionRecorded"]
+
+
+def test_who_outlives_a_decision_has_no_part_in_it(log: ContextLog) -> None:
+    ctx = log.context("refunds/1")
+    with log.decision("refund", agent="refunds"):
+        inside = contextvars.copy_context()
+    inside.run(lambda: ctx.state)
+    inside.run(lambda: ctx.add_message("user", "later"))
+    assert events(log, "refunds/1")[0][1]["trace"] is None
+
+
+def test_a_read_that_comes_while_others_are_appended_is_not_lost() -> None:
+    class Slow(MemoryLog):
+        def append(self, records: Any) -> Any:
+            done = super().append(records)
+            if any(record.key == b"decisions/refunds" for record in records) and meanwhile:
+                meanwhile.pop()()
+            return done
+
+    meanwhile: list[Any] = []
+    log = ContextLog(Slow())
+    one, other = log.context("refunds/1"), log.context("refunds/2")
+    with log.decision("warm up", agent="refunds"):
+        one.window()
+    with log.decision("refund", agent="refunds") as decision:
+        one.window()
+        meanwhile.append(other.window)
+        one.add_message("user", "x")
+    recorded = events(log)[-1][2]
+    assert recorded["decision_id"] == decision.id
+    assert set(recorded["reads"]) <= {meta["event_id"] for kind, meta, _ in events(log) if kind == "ContextRead"}
+    assert len(recorded["reads"]) >= 1
+    noted = [read["streams"][0]["stream_id"] for read in reads(log)]
+    assert noted == ["refunds/1", "refunds/1"] or "refunds/2" in noted
 
 
 def test_another_log_is_another_matter(log: ContextLog) -> None:

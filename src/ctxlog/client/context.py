@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ctxlog.client.deciding import current
 from ctxlog.client.options import AppendOptions, Encoded, Writer
-from ctxlog.errors import InvalidInputError
+from ctxlog.errors import IndeterminateError, InvalidInputError
 from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_stream_id
 from ctxlog.model.jsontext import json_text, plain_or_parts
 from ctxlog.model.outcomes import Acknowledged, Committed
@@ -66,12 +66,20 @@ class Context:
         event_ids = ids_of(batch, options)
         decision = current(self._owner)
         if decision is not None:
-            decision.before_append(batch, options)
+            decision.before_append(options)
         metas = metas_of(self._writer, batch, event_ids, options)
         trace = trace_headers(options)
         encoded = [self._encoded(event, meta, trace) for event, meta in zip(batch, metas, strict=True)]
         conditional = len(batch) > 1 or any(meta["precondition"] for meta in metas)
-        return self._owner._append(self.stream_id, encoded, event_ids, conditional=conditional, expected=expectation(options))
+        try:
+            done = self._owner._append(self.stream_id, encoded, event_ids, conditional=conditional, expected=expectation(options))
+        except IndeterminateError:
+            if decision is not None:
+                decision.after_append(batch)
+            raise
+        if decision is not None:
+            decision.after_append(batch)
+        return done
 
     def append_each(self, events: Sequence[tuple[Event, AppendOptions]]) -> Acknowledged:
         """Append events that have nothing to do with each other, in one durable write: each is decided on its own.
@@ -95,7 +103,7 @@ class Context:
             options = given.copy()
             (event_id,) = ids_of([event], options)
             if decision is not None:
-                decision.before_append([event], options)
+                decision.before_append(options)
             (meta,) = metas_of(self._writer, [event], [event_id], options)
             if meta["precondition"]:
                 raise InvalidInputError("append_each takes no preconditions; nothing was appended")
@@ -104,6 +112,8 @@ class Context:
         if not encoded:
             raise InvalidInputError("an append has at least 1 event; nothing was appended")
         done = self._owner._append(self.stream_id, encoded, event_ids, conditional=False, expected="")
+        if decision is not None:
+            decision.after_append(event for event, _ in events)
         return Acknowledged(done.position, done.event_ids)
 
     def _encoded(self, event: Event, meta: dict[str, Any], trace: Headers) -> Encoded:

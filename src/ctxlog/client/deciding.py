@@ -11,8 +11,10 @@ it is.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from datetime import timedelta
 from types import TracebackType
@@ -44,7 +46,8 @@ _current: ContextVar[Decision | None] = ContextVar("decision", default=None)
 def current(owner: ContextLog) -> Decision | None:
     """The decision that is being made here, if it is recorded in this log."""
     decision = _current.get()
-    while decision is not None and decision.owner is not owner:
+    # A task that was begun inside may outlive its decision.
+    while decision is not None and (decision.owner is not owner or decision._ended):
         decision = decision.outer
     return decision
 
@@ -84,6 +87,7 @@ class Decision:
         self._outcome: str | None = None
         self._reads: list[str] = []
         self._noted: list[tuple[Event, AppendOptions]] = []
+        self._lock = threading.Lock()
         self._whole: set[tuple[str, str]] = set()
         self._calls: list[str] = []
         self._started_at = 0
@@ -117,6 +121,8 @@ class Decision:
         Raises:
             InvalidInputError: An argument cannot be used, or the decision is not being made.
         """
+        if context._owner is not self.owner:
+            raise InvalidInputError(f"decision {self.id}: {context.stream_id!r} is of another log; nothing was read.")
         if self._token is None or self._ended:
             raise InvalidInputError(f"decision {self.id}: read inside of its `with` statement; nothing was read.")
         selection = Selection(max_messages, scopes, fact_prefixes, max_tokens, last)
@@ -170,29 +176,36 @@ class Decision:
             token_counter_version=None if counter is None else counter.version,
         )
         event_id = uuid7()
-        self._reads.append(event_id)
+        # Noted before it is named: a decision names no read that is not in the log.
         self._noted.append((event, {**self._options, "event_ids": [event_id], "occurred_at": judged_at}))
+        self._reads.append(event_id)
 
-    def before_append(self, events: Sequence[Event], options: AppendOptions) -> None:
+    def before_append(self, options: AppendOptions) -> None:
         """Called before anything is appended inside: what was read so far is appended first, and says what caused it."""
         options.setdefault("causation_id", self.id)
         if self._options.get("correlation_id") is not None:
             options.setdefault("correlation_id", self._options["correlation_id"])
-        self._calls += (call_id for event in events if (call_id := _begun(event)) is not None and call_id not in self._calls)
         decision: Decision | None = self
         while decision is not None:  # What an outer decision read led to it too.
             decision._flush()
             decision = decision.outer
 
+    def after_append(self, events: Iterable[Event]) -> None:
+        """Called when something was appended inside, or may have been: calls that it begins are named by the decision."""
+        self._calls += (call_id for event in events if (call_id := _begun(event)) is not None and call_id not in self._calls)
+
     def _flush(self, *last: tuple[Event, AppendOptions]) -> None:
-        noted = [*self._noted, *last]
-        if noted:
+        with self._lock:  # Threads of one decision read and append at the same time.
+            count = len(self._noted)
+            noted = [*self._noted[:count], *last]
+            if not noted:
+                return
             token = _current.set(None)  # This is no append that somebody makes inside.
             try:
                 self._receipts.append_each(noted)
             finally:
                 _current.reset(token)
-            self._noted.clear()
+            del self._noted[:count]  # What was noted meanwhile stays for the next time.
 
     def __enter__(self) -> Self:
         if self._token is not None:
@@ -204,7 +217,8 @@ class Decision:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._ended = True
         if self._token is not None:
-            _current.reset(self._token)
+            with contextlib.suppress(ValueError):  # It ends in another context than it began in, as generators can.
+                _current.reset(self._token)
         try:
             self._record(None if kind is None else kind.__name__)
         except CtxlogError as failed:
@@ -217,11 +231,12 @@ class Decision:
         from ctxlog.client.appending import make_event
         from ctxlog.model.events import DecisionRecorded
 
+        reads = tuple(self._reads)  # Those that come later from other threads are no part of it.
         event = make_event(
             DecisionRecorded,
             decision_id=self.id,
             kind=self._kind,
-            reads=tuple(self._reads),
+            reads=reads,
             model=self._model,
             parameters=self._parameters,
             outcome=self._outcome,
