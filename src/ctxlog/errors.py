@@ -301,6 +301,10 @@ class ViewsOutdatedError(ViewsError):
     """The file is of another version of the views, and is to be made anew."""
 
 
+class ViewsDamagedError(ViewsOutdatedError):
+    """The file is not what was written into it, and is to be made anew."""
+
+
 class QueryStoppedError(CtxlogError):
     """A query would have taken longer than it may, or more memory; nothing of its answer is to be used."""
 

@@ -310,6 +310,19 @@ def test_a_real_disk_that_is_full_pauses_it_and_room_lets_it_go_on(small_disk: P
     assert contents(instance.published) == expected(log, tmp_path / "whole.duckdb")
 
 
+def test_a_damaged_file_is_made_anew(memory: MemoryLog, instance: Instance, tmp_path: Path) -> None:
+    """All that it held is in the log."""
+    write(memory, 30)
+    once(memory, instance)
+    damaged = bytearray(instance.file.read_bytes())
+    damaged[3 * 4096 + 100 :: 4096] = bytes(byte ^ 0xFF for byte in damaged[3 * 4096 + 100 :: 4096])
+    instance.file.write_bytes(damaged)
+    told: list[str] = []
+    once(memory, instance, tell=told.append)
+    assert "the file is damaged" in told[0]
+    assert contents(instance.published) == expected(memory, tmp_path / "expected.duckdb")
+
+
 def test_records_that_need_more_memory_get_it(instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DuckDB may take little, which a few large records in one file are more than it can bring there with."""
     monkeypatch.setattr(ViewStore.__init__, "__defaults__", (25,))

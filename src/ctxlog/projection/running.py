@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ctxlog.errors import RetriableError, ViewsBusyError, ViewsError, ViewsFullError, ViewsMemoryError, ViewsOutdatedError
+from ctxlog.errors import (
+    RetriableError,
+    ViewsBusyError,
+    ViewsDamagedError,
+    ViewsError,
+    ViewsFullError,
+    ViewsMemoryError,
+    ViewsOutdatedError,
+)
 from ctxlog.log.protocol import Bounds, EventLog
 from ctxlog.model.records import NewRecord, Placed, Record
 from ctxlog.projection.coverage import coverage_of
@@ -212,12 +220,11 @@ class Running:
     def _open(self) -> Projector:
         try:
             return self._opened(self.instance.file)
-        except ViewsOutdatedError:
+        except ViewsOutdatedError as error:
             if not self._renewing:
-                self._tell(
-                    f"{self.instance.file}: the views are of another version than this release makes. They are made anew; what "
-                    "is published stays until they are complete."
-                )
+                damaged = isinstance(error, ViewsDamagedError)
+                why = "the file is damaged" if damaged else "the views are of another version than this release makes"
+                self._tell(f"{self.instance.file}: {why}. They are made anew; what is published stays until they are complete.")
             self._renewing = True
         try:
             return self._opened(self.instance.draft)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ctxlog.core.arbitration import RULES
 from ctxlog.core.evolve import FOLD_VERSION
-from ctxlog.errors import ViewsBusyError, ViewsError, ViewsFullError, ViewsMemoryError, ViewsOutdatedError
+from ctxlog.errors import ViewsBusyError, ViewsDamagedError, ViewsError, ViewsFullError, ViewsMemoryError, ViewsOutdatedError
 from ctxlog.model.records import Record
 from ctxlog.model.state import NUMBER_MAX
 from ctxlog.projection import tables
@@ -93,7 +93,7 @@ class ViewStore:
 
     Raises:
         ViewsBusyError: Another process owns it.
-        ViewsOutdatedError: It is of another version of the views, or of another log: it is to be made anew.
+        ViewsOutdatedError: It is of another version of the views, or damaged: it is to be made anew.
         ViewsError: It cannot be opened.
     """
 
@@ -383,6 +383,11 @@ class ViewStore:
             )
         if "No space left" in text or "disk full" in text.lower() or getattr(error, "errno", None) == 28:
             return ViewsFullError(f"{self.path}: the disk is full; nothing of the batch was kept. Make room.")
+        if "Corrupt database file" in text or "checksum" in text:
+            return ViewsDamagedError(
+                f"{self.path}: the file is damaged; nothing was changed. All that it held is in the log, so it is made anew: "
+                "`ctxlog projector rebuild`."
+            )
         short = any(said in text.lower() for said in ("memory_limit", "out of memory", "failed to pin", "could not allocate"))
         if short and self.memory_mb < MEMORY_MB_MAX:
             self.memory_mb *= 2
