@@ -98,7 +98,13 @@ def project(url: str, folder: str, seed: str) -> None:
     module.BATCH_RECORDS = random.Random(seed).choice((20, 100, 500))
     opened = open_log(url)
     instance = Instance(Path(folder))
-    running = Running(opened.log, instance, publish_seconds=0.05, show=lambda figures: print(figures.batches, flush=True))
+
+    def tell(said: str) -> None:
+        # It would be made anew; here it must not come to that.
+        assert "damaged" not in said, said
+
+    show = lambda figures: print(figures.batches, flush=True)  # noqa: E731 - as short as it can be
+    running = Running(opened.log, instance, publish_seconds=0.05, tell=tell, show=show)
     running.run(join=lambda: join_group(opened, instance.name))
 
 

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.graph import END, START, StateGraph
 
 from ctxlog import ContextLog
 from ctxlog.adapters.langgraph import CtxlogSaver
@@ -109,6 +112,66 @@ def test_a_copy_goes_on_apart(log):
     graph.invoke(asked("Rome"), thread("copy"))
     assert len(graph.get_state(thread("t")).values["messages"]) == 4
     assert len(graph.get_state(thread("copy")).values["messages"]) == 8
+
+
+class Items(TypedDict):
+    items: Annotated[list, DeltaChannel(lambda state, writes: state + [item for write in writes for item in write])]
+
+
+def counting(saver):
+    graph = StateGraph(Items)
+    graph.add_node("count", lambda state: {"items": [f"a{len(state['items'])}"]})
+    graph.add_edge(START, "count")
+    graph.add_edge("count", END)
+    return graph.compile(checkpointer=saver)
+
+
+def test_a_pruned_thread_is_copied_with_what_its_delta_channels_are_built_on(log):
+    graph = counting(cold(log))
+    for turn in range(3):
+        graph.invoke({"items": [f"u{turn}"]}, thread("t"))
+    whole = graph.get_state(thread("t")).values
+    assert whole == {"items": ["u0", "a1", "u1", "a3", "u2", "a5"]}
+    cold(log).prune(["t"])
+    assert counting(cold(log)).get_state(thread("t")).values == whole
+    cold(log).copy_thread("t", "copy")
+    assert counting(cold(log)).get_state(thread("copy")).values == whole
+    assert len(list(cold(log).list(thread("copy")))) == 1
+    version = log.context("bot/copy").version
+    cold(log).copy_thread("t", "copy")
+    assert log.context("bot/copy").version == version
+
+
+def checkpoint(checkpoint_id, **channels):
+    """A checkpoint with a value and a version for each channel."""
+    made = empty_checkpoint()
+    made["id"] = checkpoint_id
+    made["channel_values"] = {channel: value for channel, (value, _) in channels.items() if value is not None}
+    made["channel_versions"] = {channel: version for channel, (_, version) in channels.items()}
+    return made
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_other_content_under_the_same_id_leaves_what_was_built_on_the_first(log, warm):
+    saver = cold(log)
+    at = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    one, two, three = (HumanMessage(f"m{number}", id=f"m{number}") for number in (1, 2, 3))
+    first = saver.put(at, checkpoint("1", messages=([one, two], "1")), {}, {"messages": "1"})
+    second = saver.put(first, checkpoint("2", messages=([one, two, three], "2")), {}, {"messages": "2"})
+    saver.put(at, checkpoint("1", messages=([HumanMessage("changed", id="x")], "1b")), {}, {"messages": "1b"})
+    saver = saver if warm else cold(log)
+    assert saver.get_tuple(second).checkpoint["channel_values"]["messages"] == [one, two, three]
+    assert [m.content for m in saver.get_tuple(first).checkpoint["channel_values"]["messages"]] == ["changed"]
+
+
+def test_a_deleted_value_does_not_come_back(log):
+    saver = cold(log)
+    at = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    saver.put(at, checkpoint("1", secret=("old", 1)), {}, {"secret": 1})
+    saver.delete_thread("t")
+    put = saver.put(at, checkpoint("2", secret=(None, 1)), {}, {})
+    for one in (saver, cold(log)):
+        assert "secret" not in one.get_tuple(put).checkpoint["channel_values"]
 
 
 @pytest.mark.parametrize("name", ["", "%", "a/b", "ü", "u\u0308", "a\nb", "%25", "\ud800", "x y"])

@@ -177,22 +177,34 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             self._hide(thread_id, [key for key in keys if newest[key[0]] != key[1]])
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy the checkpoints of a thread into another, one append each. The same again changes nothing."""
-        for found in reversed([*self.list({"configurable": {"thread_id": source_thread_id}})]):
-            configurable = found.config["configurable"]
-            key = (configurable["checkpoint_ns"], configurable["checkpoint_id"])
-            parent = found.parent_config["configurable"]["checkpoint_id"] if found.parent_config else None
+        """Copy the checkpoints of a thread into another, one append each. What is there already stays as it is.
+
+        Hidden checkpoints that others are built on come along, and are hidden there too.
+        """
+        with self._held.lock:
+            source = self._thread(source_thread_id)
+            keys = sorted(source.needed(), key=lambda key: key[1])
+            hidden = [key for key in keys if key not in source.shown]
+        for key in keys:
             with self._held.lock:
-                source = self._thread(source_thread_id)
-                values = source.checkpoints[key].values
-                writes = _ordered(source, key)
-                kept = self._thread(target_thread_id).sources(key[0], parent, found.checkpoint["channel_versions"])
-            versions = found.checkpoint["channel_versions"]
-            new = {channel: versions[channel] for channel, brought in values.items() if kept.get(channel) != brought}
-            self._put(target_thread_id, key[0], parent, found.checkpoint, found.metadata, new)
+                source, target = self._thread(source_thread_id), self._thread(target_thread_id)
+                if key not in source.checkpoints:
+                    continue
+                there = key in target.shown or (key in hidden and key in target.checkpoints)
+                found, writes, saved = self._tuple(source, source_thread_id, key), _ordered(source, key), source.checkpoints[key]
+                versions = found.checkpoint["channel_versions"]
+                kept = target.sources(key[0], saved.parent, versions)
+            if not there:
+                new = {channel: versions[channel] for channel, brought in saved.values.items() if kept.get(channel) != brought}
+                self._put(target_thread_id, key[0], saved.parent, found.checkpoint, found.metadata, new)
             for write in writes:
                 item = {name: write[name] for name in ("at", "channel", "value")}
                 self._put_writes(target_thread_id, key, [item], write["task"], write["path"])
+        with self._held.lock:
+            shown = self._thread(target_thread_id).shown
+            left = [key for key in hidden if key in shown]
+        if left:
+            self._hide(target_thread_id, left)
 
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph passes it by name
         """A version after `current`; two branches never come to the same one."""
@@ -299,11 +311,11 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         """Whether a checkpoint that is there says what is put."""
         if any(there[name] != value for name, value in head.items()) or there["values"].keys() != new_versions.keys():
             return False
-        values = checkpoint["channel_values"]
+        values, sources = checkpoint["channel_values"], thread.shown[(head["ns"], head["id"])].values
         return all(
             ("empty" in stored)
             if channel not in values
-            else self._value(thread, head["ns"], head["id"], channel) == values[channel]
+            else self._value(thread, head["ns"], sources[channel], channel) == values[channel]
             for channel, stored in there["values"].items()
         )
 
@@ -334,7 +346,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
                 self._append(thread_id, events, [id_of(seed, index) for index in range(len(events))])
 
     def _tuple(self, thread: Thread, thread_id: str, key: Key) -> CheckpointTuple:
-        saved = thread.shown[key]
+        saved = thread.checkpoints[key]
         values = {
             channel: self._value(thread, key[0], source, channel)
             for channel, source in saved.values.items()

@@ -49,6 +49,7 @@ class Thread:
         self.open_calls: dict[str, str] = {}  # source id -> call id
         self.epoch = 0  # How often something was hidden: what is put again after that is another append.
         self._newest: dict[tuple[str, str, str], str] = {}  # (namespace, channel, version) -> checkpoint
+        self._puts: dict[Key, int] = {}  # How often a checkpoint was put.
         self._events: dict[str, Json] = {}
         self._parts: list[str] = []
 
@@ -83,6 +84,7 @@ class Thread:
             for ns, checkpoint_id in data["checkpoints"]:
                 self.shown.pop((ns, checkpoint_id), None)
                 if data["forget"]:
+                    self._newest = {name: source for name, source in self._newest.items() if name[0] != ns}
                     self.checkpoints.pop((ns, checkpoint_id), None)
                     self.writes.pop((ns, checkpoint_id), None)
             return
@@ -103,12 +105,15 @@ class Thread:
 
     def _checkpoint(self, key: Key, data: Json) -> None:
         ns, checkpoint_id = key
+        # A checkpoint put anew under its id leaves the values of the old one: lists of its descendants go on from them.
+        often = self._puts[key] = self._puts.get(key, 0) + 1
+        brought = checkpoint_id if often == 1 else f"{checkpoint_id}\0{often}"
         for channel, value in data["values"].items():
-            self.values[(ns, checkpoint_id, channel)] = value
+            self.values[(ns, brought, channel)] = value
         values = self.sources(ns, data["parent"], data["versions"])
         for channel in data["values"]:
-            values[channel] = checkpoint_id
-            self._newest[(ns, channel, json_text(data["versions"].get(channel)))] = checkpoint_id
+            values[channel] = brought
+            self._newest[(ns, channel, json_text(data["versions"].get(channel)))] = brought
         saved = Saved(data, data["parent"], values)
         self.checkpoints[key] = self.shown[key] = saved
 
@@ -121,6 +126,17 @@ class Thread:
                 found[channel] = above.values[channel]
             elif (source := self._newest.get((ns, channel, json_text(version)))) is not None:
                 found[channel] = source
+        return found
+
+    def needed(self) -> set[Key]:
+        """The checkpoints that are shown, and those that they come from."""
+        found: set[Key] = set()
+        for shown in self.shown:
+            key: Key | None = shown
+            while key is not None and key in self.checkpoints and key not in found:
+                found.add(key)
+                parent = self.checkpoints[key].parent
+                key = (key[0], parent) if parent else None
         return found
 
     def listed(self, ns: str, checkpoint_id: str, channel: str) -> list[str]:
