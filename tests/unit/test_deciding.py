@@ -84,14 +84,16 @@ def test_reads_by_the_ordinary_api_are_recorded_too(log: ContextLog) -> None:
         one.state  # noqa: B018 - the same again is no other read.
         other.replay(1)
         other.window(max_messages=3)
+        other.resume()
         one.version  # noqa: B018 - how far it is says nothing of what it holds.
     found = list(reads(log))
     assert [(read["streams"][0]["stream_id"], read["streams"][0]["version"]) for read in found] == [
         ("refunds/1", 1),
         ("shared/prices", 1),
         ("shared/prices", 2),
+        ("shared/prices", 2),
     ]
-    assert [read["selection"] for read in found] == ['{"all": true}', '{"all": true}', '{"max_messages": 3}']
+    assert [read["selection"] for read in found] == ['{"all": true}', '{"all": true}', '{"max_messages": 3}', '{"all": true}']
     assert found[0]["selection_digest"] == digest(one.state.to_dict(), [], [], [call])
     assert found[0]["token_counter"] is None
 
@@ -192,10 +194,11 @@ def test_decisions_inside_decisions_keep_their_own_reads(log: ContextLog) -> Non
     with log.decision("outer", agent="refunds", correlation_id="c") as outer:
         one.state  # noqa: B018
         with log.decision("inner", agent="risk") as inner:
+            outer.read(one, max_messages=1)
             other.state  # noqa: B018
             message = other.add_message("user", "x").event_id
         one.window()
-    assert [read["streams"][0]["stream_id"] for read in reads(log)] == ["refunds/1", "refunds/1"]
+    assert [read["streams"][0]["stream_id"] for read in reads(log)] == ["refunds/1"] * 3
     (_, _, read), (_, meta, recorded) = events(log, "decisions/risk")
     assert (read["streams"][0]["stream_id"], recorded["decision_id"]) == ("refunds/2", inner.id)
     assert meta["trace"] == {"causation_id": outer.id, "correlation_id": "c"}
@@ -283,9 +286,11 @@ def test_a_read_that_comes_while_others_are_appended_is_not_lost() -> None:
 
 def test_another_log_is_another_matter(log: ContextLog) -> None:
     other = ContextLog(MemoryLog())
-    with log.decision("refund", agent="refunds"):
+    with log.decision("refund", agent="refunds") as decision:
         other.context("refunds/1").state  # noqa: B018
         other.context("refunds/1").add_message("user", "x")
+        with pytest.raises(InvalidInputError, match="another log"):
+            decision.read(other.context("refunds/1"))
     assert [kind for kind, *_ in events(log)] == ["DecisionRecorded"]
     assert events(other, "refunds/1")[0][1]["trace"] is None
 
@@ -295,6 +300,9 @@ def test_what_json_cannot_carry_is_refused_where_it_is_set(log: ContextLog) -> N
         log.decision("refund", agent="refunds", parameters={"x": object()})
     with pytest.raises(InvalidInputError, match="agent id"):
         log.decision("refund", agent="a/b")
+    for wrong in ({"model": 5}, {"correlation_id": "two\nlines"}, {"kind": None}):
+        with pytest.raises(InvalidInputError):
+            log.decision(**{"kind": "refund", "agent": "refunds", **wrong})  # type: ignore[arg-type]
     with log.decision("refund", agent="refunds") as decision:
         with pytest.raises(InvalidInputError, match="cannot be written as JSON"):
             decision.outcome = object()

@@ -14,16 +14,6 @@ from ctxlog.model.events import FactSet, MessageAppended, ToolCalled
 from writing import LosesAnswers, group, publish, raw
 
 
-@pytest.fixture
-def shared() -> MemoryLog:
-    return MemoryLog()
-
-
-@pytest.fixture
-def ctx(shared: MemoryLog) -> Context:
-    return ContextLog(shared).context("refunds/case-1")
-
-
 def reopened(shared: MemoryLog) -> Context:
     return ContextLog(shared).context("refunds/case-1")
 

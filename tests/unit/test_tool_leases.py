@@ -19,23 +19,6 @@ from unit.tools import PAY, Tool
 
 
 @pytest.fixture
-def shared() -> MemoryLog:
-    """A log that several handles are opened on, as processes do."""
-    return MemoryLog()
-
-
-@pytest.fixture
-def ctx(shared: MemoryLog) -> Context:
-    return ContextLog(shared).context("refunds/case-1")
-
-
-@pytest.fixture
-def other(shared: MemoryLog) -> Context:
-    """The same context in another process."""
-    return ContextLog(shared).context("refunds/case-1")
-
-
-@pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the clock by which leases are judged on."""
     moved = [0]

@@ -23,23 +23,6 @@ from unit.tools import PAY, Tool
 from writing import LosesAnswers, Wrapped
 
 
-@pytest.fixture
-def shared() -> MemoryLog:
-    """A log that several handles are opened on, as processes do."""
-    return MemoryLog()
-
-
-@pytest.fixture
-def ctx(shared: MemoryLog) -> Context:
-    return ContextLog(shared).context("refunds/case-1")
-
-
-@pytest.fixture
-def other(shared: MemoryLog) -> Context:
-    """The same context in another process."""
-    return ContextLog(shared).context("refunds/case-1")
-
-
 def types(context: Context) -> list[str]:
     return [entry.type.removeprefix("ctxlog.") for entry in context.history() if entry.outcome == "accepted"]
 

@@ -17,23 +17,6 @@ from ctxlog.model.state import ContextState
 from writing import LosesAnswers, Wrapped
 
 
-@pytest.fixture
-def shared() -> MemoryLog:
-    """A log that several handles are opened on, as processes do."""
-    return MemoryLog()
-
-
-@pytest.fixture
-def ctx(shared: MemoryLog) -> Context:
-    return ContextLog(shared).context("shared/plan")
-
-
-@pytest.fixture
-def other(shared: MemoryLog) -> Context:
-    """The same context in another process."""
-    return ContextLog(shared).context("shared/plan")
-
-
 def one_more(state: ContextState) -> FactSet:
     return FactSet(key="n", value=str(1 + int(state.facts["n"].value if "n" in state.facts else 0)))
 
@@ -206,7 +189,7 @@ def test_an_update_counts_once_though_the_log_loses_its_answers(
     shared: MemoryLog, other: Context, fates: list[str], between: bool
 ) -> None:
     losing = LosesAnswers(shared)
-    context, tries = ContextLog(losing).context("shared/plan"), []
+    context, tries = ContextLog(losing).context("refunds/case-1"), []
     other.add_message("user", "hello")
     context.update(one_more)
 
@@ -229,13 +212,13 @@ def test_an_outcome_that_cannot_be_known_is_told_and_can_be_asked_for_later(
     monkeypatch.setattr(updating, "RESOLVE_SECONDS", 0.05)
     losing = LosesAnswers(shared)
     log = ContextLog(losing)
-    log.context("shared/plan").update(one_more)
+    log.context("refunds/case-1").update(one_more)
     losing.fates = ["before"] * 1000
     with pytest.raises(IndeterminateError) as unknown:
-        log.context("shared/plan").update(one_more)
+        log.context("refunds/case-1").update(one_more)
     losing.fates = []
     assert log.resolve(unknown.value).version == 2
-    assert log.context("shared/plan").state.facts["n"].value == "2"
+    assert log.context("refunds/case-1").state.facts["n"].value == "2"
 
 
 class Busy(Wrapped):
@@ -252,7 +235,7 @@ class Busy(Wrapped):
 
 def test_an_update_waits_longer_than_a_single_append_does(shared: MemoryLog) -> None:
     log = Busy(shared)
-    context = ContextLog(log).context("shared/plan")
+    context = ContextLog(log).context("refunds/case-1")
     context.update(one_more)
     log.busy = 3
     context.update(one_more)

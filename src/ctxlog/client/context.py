@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ctxlog.client.deciding import current
+from ctxlog.client.deciding import current, note_state
 from ctxlog.client.options import AppendOptions, Encoded, Writer
 from ctxlog.errors import IndeterminateError, InvalidInputError
 from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_stream_id
@@ -357,11 +357,7 @@ class Context:
     @property
     def state(self) -> ContextState:
         """The newest state, with everything that was appended through this log."""
-        state = self._owner._state(self.stream_id)
-        decision = current(self._owner)
-        if decision is not None:
-            decision.note_state(state)
-        return state
+        return note_state(self._owner, self._owner._state(self.stream_id))
 
     @property
     def version(self) -> int:
@@ -414,9 +410,7 @@ class Context:
         replayer = self._owner.replayer
         self._owner._settle()
         replay = replayer.replay(self.stream_id, point)
-        decision = current(self._owner)
-        if decision is not None:
-            decision.note_state(replay.state)
+        note_state(self._owner, replay.state)
         return replay
 
     def accepted(self) -> Iterator[Accepted]:

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Self
 from ctxlog.core.canonical import canonical_json
 from ctxlog.core.digests import sha256
 from ctxlog.errors import CtxlogError, InvalidInputError
-from ctxlog.model.ids import check_agent_id
+from ctxlog.model.ids import check_agent_id, check_id
 from ctxlog.model.jsontext import json_text
 from ctxlog.model.reads import Taken, taken
-from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window, select
+from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window
 from ctxlog.model.state import ContextState
 from ctxlog.replay.decisions import DECISIONS
 from ctxlog.uuids import uuid7
@@ -52,6 +52,14 @@ def current(owner: ContextLog) -> Decision | None:
     return decision
 
 
+def note_state(owner: ContextLog, state: ContextState) -> ContextState:
+    """A whole state that is read, which the decision that is being made here notes."""
+    decision = current(owner)
+    if decision is not None:
+        decision.note_state(state)
+    return state
+
+
 class Decision:
     """A decision that is being made; made by `ContextLog.decision`, and used in a `with` statement.
 
@@ -72,6 +80,12 @@ class Decision:
         parameters: Mapping[str, Any] | None,
         correlation_id: str | None,
     ) -> None:
+        texts: dict[str, object] = {"kind": kind, "model": "" if model is None else model}
+        for what, value in texts.items():  # Now, and not when the decision was made and nothing can be mended.
+            if not isinstance(value, str):
+                raise InvalidInputError(f"{what}: expected a text, found {type(value).__name__}; nothing was recorded")
+        if correlation_id is not None:
+            check_id("correlation id", correlation_id)
         self.id = uuid7()
         self.rationale: str | None = None
         self.owner = owner
@@ -125,11 +139,18 @@ class Decision:
             raise InvalidInputError(f"decision {self.id}: {context.stream_id!r} is of another log; nothing was read.")
         if self._token is None or self._ended:
             raise InvalidInputError(f"decision {self.id}: read inside of its `with` statement; nothing was read.")
-        selection = Selection(max_messages, scopes, fact_prefixes, max_tokens, last)
-        state = context._owner._state(context.stream_id)
-        window = select(state, selection, judged_at=time.time_ns() // 1000, counter=counter)
-        self.note_window(state, window, selection, counter)
-        return window
+        token = _current.set(self)  # Of decisions inside each other it is this one's read.
+        try:
+            return context.window(
+                max_messages=max_messages,
+                scopes=scopes,
+                fact_prefixes=fact_prefixes,
+                max_tokens=max_tokens,
+                last=last,
+                counter=counter,
+            )
+        finally:
+            _current.reset(token)
 
     def note_window(self, state: ContextState, window: Window, selection: Selection, counter: TokenCounter) -> None:
         """Note that a part of a state was read."""

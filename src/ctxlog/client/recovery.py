@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from ctxlog.client.deciding import note_state
 from ctxlog.model.resumed import OpenAppend, OpenCall, Resumed
 from ctxlog.model.state import ContextState, ToolCall
 from ctxlog.replay.replayer import StreamCursor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 def resume(context: Context) -> Resumed:
     """What is there to go on from; leases are judged now."""
     state, open_appends = context._owner._look(context.stream_id, _taken)
+    note_state(context._owner, state)
     judged_at = time.time_ns() // 1000
     open_calls = tuple(
         OpenCall(call_id, call, is_held(call, judged_at)) for call_id, call in state.tool_calls.items() if call.status == "open"

@@ -123,18 +123,18 @@ class ViewStore:
             connection = duckdb.connect(config=settings)
             connection.execute(QUIET)
             connection.execute(f"SET checkpoint_threshold = {quoted(CHECKPOINT)}")
-            connection.execute(f"ATTACH {quoted(str(self.path))} AS views (STORAGE_VERSION '{STORAGE_VERSION}')")
-            self.path.chmod(0o600)  # It holds what agents know.
         except (duckdb.Error, OSError) as error:
             raise self.failure(error) from error
         try:
+            connection.execute(f"ATTACH {quoted(str(self.path))} AS views (STORAGE_VERSION '{STORAGE_VERSION}')")
+            self.path.chmod(0o600)  # It holds what agents know.
             connection.execute("USE views")
             known = connection.execute("SELECT 1 FROM duckdb_tables() WHERE database_name = 'views' AND table_name = 'file'")
             if known.fetchone() is None:
                 self._create(connection)
             self._check(connection)
-        except duckdb.Error as error:
-            connection.close()
+        except (duckdb.Error, OSError) as error:
+            connection.close()  # Of two that are open in one process, neither would see the other's lock.
             raise self.failure(error) from error
         except BaseException:
             connection.close()
