@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -12,8 +12,9 @@ from langchain_core import messages as lc
 from langgraph.checkpoint.base import ChannelVersions
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from ctxlog.adapters.langgraph.encoding import Json, dump, dump_message, is_messages
-from ctxlog.adapters.langgraph.thread import CHECKPOINT, PART, Thread, whole
+from ctxlog.adapters.langgraph.encoding import Json, dump
+from ctxlog.adapters.langgraph.messages import DeltaSnapshot, dump_message, is_message, is_messages, whole, with_id
+from ctxlog.adapters.langgraph.thread import CHECKPOINT, PART, WRITES, Thread
 from ctxlog.model.events import Event, ExtensionRecorded, MessageAppended, ToolCalled, ToolReturned
 from ctxlog.model.jsontext import json_text, plain_or_parts
 
@@ -55,71 +56,195 @@ def checkpoint_events(
     """The events of a put, and their ids."""
     ns, parent = head["ns"], head["parent"]
     values: dict[str, Json] = {}
-    lists: dict[str, list[lc.BaseMessage]] = {}
+    lists: dict[str, _Change] = {}
     for channel in new_versions:
         if channel not in channels:
             values[channel] = {"empty": True}
-        elif is_messages(channels[channel]):
-            lists[channel] = channels[channel]
+            continue
+        value = channels[channel]
+        messages = value.value if isinstance(value, DeltaSnapshot) else value
+        if is_messages(messages):
+            base, written = _before(thread, ns, parent, channel, head["id"])
+            lists[channel] = _Change(thread, serde, (ns, base, channel), messages, written, delta=messages is not value)
         else:
-            values[channel] = dump(channels[channel], serde)
-    texts = {channel: [dump_message(message, serde, thread.texts) for message in items] for channel, items in lists.items()}
-    before = thread.checkpoints.get((ns, parent)) if parent else None
-    steps = {}
-    for channel, said in texts.items():
-        base = before.values.get(channel) if before else None
-        # A list goes on from another checkpoint's, never from the one that this put replaces.
-        stored = thread.values.get((ns, base, channel)) if base and base != head["id"] else None
-        old = thread.listed(ns, base, channel) if base and stored and "list" in stored else []
-        keep = 0
-        while keep < min(len(old), len(said)) and thread.messages[old[keep]] == said[keep]:
-            keep += 1
-        steps[channel] = (base if keep else None, keep, old[keep:], said[keep:])
+            values[channel] = dump(value, serde)
     prior = thread.checkpoints.get((ns, head["id"]))
-    calls = sorted(thread.open_calls.items())
-    seed = seed_of(thread.stream_id, thread.epoch, prior.data if prior else None, head, values, steps, calls)
-    batch = _Batch(thread, seed)
-    for channel, (base, keep, old, said) in steps.items():
-        again = {thread.messages[message_id]: message_id for message_id in old}  # Moved, not changed: no second event.
-        add = [again.get(text) or batch.message(message, text) for message, text in zip(lists[channel][keep:], said, strict=True)]
-        values[channel] = {"list": {"base": base, "keep": keep, "add": add}}
-    data = {**head, "values": values, "messages": batch.extras}
-    events = [*batch.events, *extension(CHECKPOINT, data)]
-    return events, batch.ids + [id_of(seed, index) for index in range(len(batch.ids), len(events))]
+    batch = _Batch(thread, serde, [prior.data if prior else None, head, values], lists)
+    values |= {channel: batch.told(change) for channel, change in lists.items()}
+    for _, held in thread.held_above(ns, parent):
+        batch.show(message_id for channel, message_id in held if channel not in lists)
+    return batch.ended(CHECKPOINT, {**head, "values": values})
+
+
+def writes_events(
+    thread: Thread, serde: SerializerProtocol, head: Json, items: Sequence[tuple[int, str, Any]], prior: Any
+) -> tuple[list[Event], list[str]]:
+    """The events of what a task wrote after a checkpoint (`ns` and `id` of `head`), and their ids.
+
+    LangGraph's threads bring these in any order, and the log must show messages as they were said. So events show them where the
+    checkpoint is there; where it is not, they are held until a checkpoint shows them.
+
+    Args:
+        items: Place, channel and value of each.
+        prior: What stood in those places.
+    """
+    ns, key = head["ns"], (head["ns"], head["id"])
+    saved = thread.checkpoints.get(key)
+    writes: list[Json] = []
+    lists: dict[int, _Change] = {}
+    for at, channel, value in items:
+        write: Json = {"at": at, "channel": channel}
+        if at >= 0 and (is_messages(value) or is_message(value)):
+            one = not isinstance(value, list)
+            # A node that returns the whole list writes what is new in it.
+            base = saved.values.get(channel) if saved and not one else None
+            show = saved is not None and not thread.covers(key, channel)
+            lists[at] = _Change(thread, serde, (ns, base, channel), [value] if one else value, show=show)
+            write["one"] = one
+        else:
+            write["value"] = dump(value, serde)
+        writes.append(write)
+    batch = _Batch(thread, serde, [prior, head, writes], lists)
+    for write in writes:
+        if write["at"] in lists:
+            write["value"] = batch.told(lists[write["at"]], write["at"])
+    held = [
+        [write["channel"], message_id] for write in writes if saved is None for message_id in batch.unseen.get(write["at"], ())
+    ]
+    return batch.ended(WRITES, {**head, "writes": writes, "held": held, "written": batch.seen()})
+
+
+def _before(thread: Thread, ns: str, parent: str | None, channel: str, own: str) -> tuple[str | None, list[str]]:
+    """The checkpoint whose list of messages a new one goes on from, and the messages that tasks wrote since."""
+    written: list[str] = []
+    passed: set[str] = set()
+    while parent is not None and parent not in passed and (saved := thread.checkpoints.get((ns, parent))) is not None:
+        passed.add(parent)
+        written = thread.written.get((ns, parent), []) + written
+        source = saved.values.get(channel)
+        value = thread.values.get((ns, source, channel), {}) if source else {}
+        # A list goes on from another checkpoint's, never from the one that this put replaces.
+        if source and "list" in value:
+            return (source, written) if source != own else (None, written)
+        if value and "empty" not in value:
+            break
+        parent = saved.parent
+    return None, written
+
+
+class _Change:
+    """What a list of messages adds to a beginning of another one."""
+
+    def __init__(
+        self,
+        thread: Thread,
+        serde: SerializerProtocol,
+        base: tuple[str, str | None, str],
+        messages: Sequence[lc.BaseMessage],
+        written: Sequence[str] = (),
+        *,
+        delta: bool = False,
+        show: bool = True,
+    ) -> None:
+        ns, checkpoint_id, channel = base
+        listed = checkpoint_id and "list" in thread.values.get((ns, checkpoint_id, channel), {})
+        old = thread.listed(ns, str(checkpoint_id), channel) if listed else []
+        keep = 0
+        while keep < min(len(old), len(messages)) and thread.messages[old[keep]].is_same(messages[keep], serde):
+            keep += 1
+        self.base = checkpoint_id if keep else None
+        self.keep = keep
+        self.messages = messages[keep:]
+        self.texts = [dump_message(message, serde) for message in self.messages]
+        self.delta = delta
+        self.show = show
+        # Moved, or written by a task: no second event.
+        self._known: dict[str, list[str]] = {}
+        for message_id in [*old[keep:], *written]:
+            self._known.setdefault(thread.messages[message_id].text(), []).append(message_id)
+
+    def known(self, text: str | None) -> str | None:
+        """A message of this text that is in the log and not used yet; it is now."""
+        found = self._known.get(text) if text is not None else None
+        return found.pop(0) if found else None
 
 
 class _Batch:
-    """Collects the events of the messages that a put brings."""
+    """Collects the events of the messages that an append brings, under ids that are made from all that it says."""
 
-    def __init__(self, thread: Thread, seed: str) -> None:
-        self.events: list[Event] = []
-        self.ids: list[str] = []
-        self.extras: dict[str, Any] = {}
-        self._seed = seed
+    def __init__(self, thread: Thread, serde: SerializerProtocol, said: list[Any], lists: Mapping[Any, _Change]) -> None:
+        self._thread, self._serde = thread, serde
         self._calls = dict(thread.open_calls)
+        steps = {str(place): [change.base, change.keep, change.texts] for place, change in lists.items()}
+        self._seed = seed_of(thread.stream_id, thread.epoch, *said, steps, sorted(self._calls.items()))
+        self._events: list[Event] = []
+        self._ids: list[str] = []
+        self._extras: dict[str, Any] = {}
+        self.unseen: dict[int, list[str]] = {}  # By place, messages that no event shows yet.
 
-    def message(self, message: lc.BaseMessage, text: str) -> str:
+    def seen(self) -> list[str]:
+        """Messages of this append that events show, or that need none."""
+        unseen = {message_id for places in self.unseen.values() for message_id in places}
+        return [message_id for message_id in self._extras if message_id not in unseen]
+
+    def show(self, held: Iterable[str]) -> None:
+        """Show messages that are in the log and held."""
+        for message_id in held:
+            kept = self._thread.messages[message_id]
+            self._message(kept.restore(self._serde), kept.text())
+
+    def ended(self, name: str, data: Json) -> tuple[list[Event], list[str]]:
+        """All events, with the extension that tells what they are, and their ids."""
+        events = [*self._events, *extension(name, {**data, "messages": self._extras})]
+        return events, self._ids + [id_of(self._seed, index) for index in range(len(self._ids), len(events))]
+
+    def told(self, change: _Change, at: int = 0) -> Json:
+        """A list as what it adds, by ids of messages."""
+        add = []
+        for message, text in zip(change.messages, change.texts, strict=True):
+            message_id = self._known(change, message, text)
+            if message_id is None and change.show:
+                message_id = self._message(message, text)
+            elif message_id is None:
+                message_id = self._beside(text)
+                self.unseen.setdefault(at, []).append(message_id)
+            add.append(message_id)
+        told = {"list": {"base": change.base, "keep": change.keep, "add": add}}
+        return {**told, "delta": True} if change.delta else told
+
+    def _known(self, change: _Change, message: lc.BaseMessage, text: str) -> str | None:
+        """The id of a message that is in the log already."""
+        if (found := change.known(text)) is not None or message.id is None:
+            return found
+        same = self._thread.by_id.get(message.id)
+        if same is not None and self._thread.messages[same].is_same(message, self._serde):
+            return same
+        if (written := change.known(with_id(text, None))) is None:
+            return None
+        return self._beside({"of": written, "id": message.id})
+
+    def _beside(self, extra: Json | str) -> str:
+        """Keep a message without an event; its id."""
+        message_id = id_of(self._seed, f"m{len(self._extras)}")
+        self._extras[message_id] = extra
+        return message_id
+
+    def _message(self, message: lc.BaseMessage, text: str) -> str:
         message_id = self._id()
         calls = message.tool_calls if isinstance(message, lc.AIMessage) else []
         made: list[tuple[str, Event]] = []
-        if len(self.events) + 1 + len(calls) <= SHOWN_MAX and len(text) <= PART_CHARS:
+        if len(self._events) + 1 + len(calls) <= SHOWN_MAX and len(text) <= PART_CHARS and message.type != "remove":
             made = self._shown(message_id, message, calls)
         if not made:
-            message_id = id_of(self._seed, f"m{len(self.extras)}")
-            self.extras[message_id] = text
-            return message_id
+            return self._beside(text)
         for event_id, event in made:
-            self.ids.append(event_id)
-            self.events.append(event)
-        first = made[0][1]
-        data = json.loads(text)
-        extra = {"class": data["class"], "data": {key: item for key, item in data.get("data", {}).items() if key != "content"}}
-        rebuilt = whole({"content": getattr(first, "content", None), "parts": getattr(first, "parts", None)}, extra)
-        self.extras[message_id] = extra if "data" in data and rebuilt == text else text
+            self._ids.append(event_id)
+            self._events.append(event)
+        self._extras[message_id] = _rest(text, [event for _, event in made])
         return message_id
 
     def _id(self, further: int = 0) -> str:
-        return id_of(self._seed, len(self.ids) + further)
+        return id_of(self._seed, len(self._ids) + further)
 
     def _shown(self, message_id: str, message: lc.BaseMessage, calls: Sequence[Any]) -> list[tuple[str, Event]]:
         content, parts = plain_or_parts(message.content)
@@ -156,3 +281,19 @@ class _Batch:
             if call["id"]:
                 self._calls[call["id"]] = call_id
         return made
+
+
+def _rest(text: str, made: Sequence[Event]) -> Json | str:
+    """What stands beside the events of a message, so that its text can be made from both; all of it where it cannot."""
+    stored = json.loads(text)
+    if "data" not in stored:
+        return text
+    first, calls = made[0], [call.model_dump() for call in made[1:]]
+    event = {"content": getattr(first, "content", None), "parts": getattr(first, "parts", None)}
+    for used in (calls, []):
+        left_out = {"content", "tool_calls"} if used else {"content"}
+        data = {name: value for name, value in stored["data"].items() if name not in left_out}
+        extra = {"class": stored["class"], "data": data, "calls": bool(used)}
+        if whole(event, extra, used) == text:
+            return extra
+    return text

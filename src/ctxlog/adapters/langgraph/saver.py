@@ -30,9 +30,10 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, dump, load, load_message
-from ctxlog.adapters.langgraph.putting import checkpoint_events, extension, id_of, seed_of
-from ctxlog.adapters.langgraph.thread import HIDDEN, WRITES, Key, Thread
+from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, dump, load
+from ctxlog.adapters.langgraph.messages import DeltaSnapshot
+from ctxlog.adapters.langgraph.putting import checkpoint_events, extension, id_of, seed_of, writes_events
+from ctxlog.adapters.langgraph.thread import HIDDEN, Key, Thread
 from ctxlog.client.log import ContextLog
 from ctxlog.errors import InvalidInputError
 from ctxlog.model.events import Event
@@ -121,7 +122,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
                     break
                 for write in reversed(_ordered(thread, key)):
                     if write["channel"] in open_channels:
-                        value = load(write["value"], self.serde)
+                        value = self._written(thread, ns, write)
                         found[write["channel"]]["writes"].append((write["task"], write["channel"], value))
                 for channel in sorted(open_channels & saved.values.keys()):
                     source = saved.values[channel]
@@ -145,10 +146,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
     def put_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
         """Keep what a task wrote after a checkpoint: one append. What is there already stays as it is."""
         thread_id, ns = _place(config)
-        items = [
-            {"at": WRITES_IDX_MAP.get(channel, index), "channel": channel, "value": dump(value, self.serde)}
-            for index, (channel, value) in enumerate(writes)
-        ]
+        items = [(WRITES_IDX_MAP.get(channel, index), channel, value) for index, (channel, value) in enumerate(writes)]
         self._put_writes(thread_id, (ns, config["configurable"]["checkpoint_id"]), items, task_id, task_path)
 
     def delete_thread(self, thread_id: str) -> None:
@@ -198,7 +196,8 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
                 new = {channel: versions[channel] for channel, brought in saved.values.items() if kept.get(channel) != brought}
                 self._put(target_thread_id, key[0], saved.parent, found.checkpoint, found.metadata, new)
             for write in writes:
-                item = {name: write[name] for name in ("at", "channel", "value")}
+                with self._held.lock:
+                    item = write["at"], write["channel"], self._written(self._thread(source_thread_id), key[0], write)
                 self._put_writes(target_thread_id, key, [item], write["task"], write["path"])
         with self._held.lock:
             shown = self._thread(target_thread_id).shown
@@ -319,22 +318,20 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             for channel, stored in there["values"].items()
         )
 
-    def _put_writes(self, thread_id: str, key: Key, items: Sequence[Json], task_id: str, task_path: str) -> None:
+    def _put_writes(self, thread_id: str, key: Key, items: Sequence[tuple[int, str, Any]], task_id: str, task_path: str) -> None:
         with self._held.lock:
             thread = self._thread(thread_id)
             there = thread.writes.get(key, {})
-            prior = [there.get((task_id, item["at"])) for item in items]
-            new = [
-                item
-                for item, old in zip(items, prior, strict=True)
-                if old is None or (item["at"] < 0 and (old["channel"], old["value"]) != (item["channel"], item["value"]))
-            ]
-            if not new:
-                return
-            data = {"ns": key[0], "id": key[1], "task": task_id, "path": task_path, "writes": new}
-            events = extension(WRITES, data)
-            seed = seed_of(thread.stream_id, thread.epoch, prior, data)
-            self._append(thread_id, events, [id_of(seed, index) for index in range(len(events))])
+            new = [item for item in items if self._is_new(there.get((task_id, item[0])), item)]
+            if new:
+                head = {"ns": key[0], "id": key[1], "task": task_id, "path": task_path}
+                prior = [there.get((task_id, at)) for at, _, _ in items]
+                self._append(thread_id, *writes_events(thread, self.serde, head, new, prior))
+
+    def _is_new(self, old: Json | None, item: tuple[int, str, Any]) -> bool:
+        """Whether what a task wrote is to be kept. The first write in a place stays, but errors and interrupts are replaced."""
+        at, channel, value = item
+        return old is None or (at < 0 and (old["channel"], old["value"]) != (channel, dump(value, self.serde)))
 
     def _hide(self, thread_id: str, keys: Sequence[Key] | None, *, forget: bool = False) -> None:
         with self._held.lock:
@@ -359,7 +356,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             metadata=load(saved.data["metadata"], self.serde),
             parent_config=_config(thread_id, (key[0], saved.parent)) if saved.parent else None,
             pending_writes=[
-                (write["task"], write["channel"], load(write["value"], self.serde)) for write in _ordered(thread, key)
+                (write["task"], write["channel"], self._written(thread, key[0], write)) for write in _ordered(thread, key)
             ],
         )
 
@@ -367,8 +364,18 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         stored = thread.values[(ns, checkpoint_id, channel)]
         if "list" not in stored:
             return load(stored, self.serde)
-        ids = thread.listed(ns, checkpoint_id, channel)
-        return [load_message(thread.messages[message_id], self.serde) for message_id in ids]
+        found = self._restored(thread, thread.listed(ns, checkpoint_id, channel))
+        return DeltaSnapshot(found) if stored.get("delta") else found
+
+    def _written(self, thread: Thread, ns: str, write: Json) -> Any:
+        value = write["value"]
+        if "list" not in value:
+            return load(value, self.serde)
+        found = self._restored(thread, thread.step(ns, value["list"], write["channel"]))
+        return found[0] if write.get("one") else found
+
+    def _restored(self, thread: Thread, message_ids: Sequence[str]) -> Any:
+        return [thread.messages[message_id].restore(self.serde) for message_id in message_ids]
 
 
 class _Held:

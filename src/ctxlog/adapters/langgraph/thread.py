@@ -7,9 +7,11 @@ did in between is not seen. A deleted or pruned checkpoint is hidden and not for
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from ctxlog.adapters.langgraph.encoding import Json, broken
+from ctxlog.adapters.langgraph.messages import KeptMessage, with_id
 from ctxlog.model.jsontext import json_text
 from ctxlog.model.records import Accepted, EventRecord, Rejected
 from ctxlog.replay.replayer import StreamCursor
@@ -18,6 +20,9 @@ CHECKPOINT = "langgraph.Checkpoint"
 WRITES = "langgraph.Writes"
 HIDDEN = "langgraph.Hidden"
 PART = "langgraph.Part"
+
+LISTS_MAX = 16
+"""Lists of ids that a thread keeps at hand; any other is put together again from what was added."""
 
 Key = tuple[str, str]
 """Namespace and id of a checkpoint."""
@@ -44,14 +49,19 @@ class Thread:
         self.shown: dict[Key, Saved] = {}
         self.writes: dict[Key, dict[tuple[str, int], Json]] = {}
         self.values: dict[tuple[str, str, str], Json] = {}  # (namespace, checkpoint, channel)
-        self.messages: dict[str, str] = {}
-        self.texts: set[str] = set()
+        self.messages: dict[str, KeptMessage] = {}
+        self.by_id: dict[str, str] = {}  # LangChain's id of a message -> the last one that has it
+        self.written: dict[Key, list[str]] = {}  # Messages that tasks wrote after a checkpoint, and events show.
+        self.held: dict[Key, list[tuple[str, str]]] = {}  # Channels and messages that no event shows yet.
+        self.children: dict[Key, list[Saved]] = {}
         self.open_calls: dict[str, str] = {}  # source id -> call id
         self.epoch = 0  # How often something was hidden: what is put again after that is another append.
         self._newest: dict[tuple[str, str, str], str] = {}  # (namespace, channel, version) -> checkpoint
         self._puts: dict[Key, int] = {}  # How often a checkpoint was put.
         self._events: dict[str, Json] = {}
+        self._calls: dict[str, list[Json]] = {}
         self._parts: list[str] = []
+        self._lists: OrderedDict[tuple[str, str, str], list[str]] = OrderedDict()
 
     def see(self, outcomes: Sequence[Accepted | Rejected], _version: int) -> None:
         """Take accepted events. Raises `IntegrityError`."""
@@ -67,8 +77,10 @@ class Thread:
             case "ctxlog.ToolReturned":
                 self._events[event_id] = payload
                 self.open_calls = {source: call for source, call in self.open_calls.items() if call != payload["call_id"]}
-            case "ctxlog.ToolCalled" if payload["source_id"]:
-                self.open_calls[payload["source_id"]] = payload["call_id"]
+            case "ctxlog.ToolCalled":
+                self._calls.setdefault(payload["message_id"] or "", []).append(payload)
+                if payload["source_id"]:
+                    self.open_calls[payload["source_id"]] = payload["call_id"]
             case "ctxlog.ExtensionRecorded" if payload["name"] == PART:
                 self._parts.append(payload["data"])
             case "ctxlog.ExtensionRecorded" if payload["name"] in (CHECKPOINT, WRITES, HIDDEN):
@@ -84,24 +96,44 @@ class Thread:
             for ns, checkpoint_id in data["checkpoints"]:
                 self.shown.pop((ns, checkpoint_id), None)
                 if data["forget"]:
+                    self.by_id.clear()
+                    self.held.pop((ns, checkpoint_id), None)
+                    self.children.pop((ns, checkpoint_id), None)
                     self._newest = {name: source for name, source in self._newest.items() if name[0] != ns}
                     self.checkpoints.pop((ns, checkpoint_id), None)
                     self.writes.pop((ns, checkpoint_id), None)
             return
         key = (str(data["ns"]), str(data["id"]))
+        seen = data["written"] if name == WRITES else data["messages"]
+        for message_id, extra in data["messages"].items():
+            self._message(message_id, extra, seen=message_id in seen)
+        self._events.clear()
+        self._calls.clear()
         if name == WRITES:
+            self.written.setdefault(key, []).extend(seen)
+            if held := [(channel, message_id) for channel, message_id in data["held"]]:
+                self.held.setdefault(key, []).extend(held)
             kept = self.writes.setdefault(key, {})
             for write in data["writes"]:
                 place = (data["task"], write["at"])
                 if place[1] < 0 or place not in kept:
                     kept[place] = {"task": data["task"], "path": data["path"], **write}
             return
-        for message_id, extra in data["messages"].items():
-            text = extra if isinstance(extra, str) else whole(self._events[message_id], extra)
-            self.messages[message_id] = text
-            self.texts.add(text)
-        self._events.clear()
         self._checkpoint(key, data)
+
+    def _message(self, message_id: str, extra: Json | str, *, seen: bool) -> None:
+        """Keep a message that an extension tells of. One that nobody has `seen` is brought again to be shown."""
+        if isinstance(extra, str):
+            kept, its_id = KeptMessage(extra), json.loads(extra).get("data", {}).get("id")
+        elif "of" in extra:  # One that was written without an id, which it was given later.
+            text = with_id(self.messages[extra["of"]].text(), extra["id"])
+            kept, its_id = KeptMessage(text), extra["id"]
+        else:
+            calls = self._calls[message_id] if extra["calls"] else ()
+            kept, its_id = KeptMessage(None, (self._events[message_id], extra, calls)), extra["data"].get("id")
+        self.messages[message_id] = kept
+        if seen and isinstance(its_id, str):
+            self.by_id[its_id] = message_id
 
     def _checkpoint(self, key: Key, data: Json) -> None:
         ns, checkpoint_id = key
@@ -116,6 +148,26 @@ class Thread:
             self._newest[(ns, channel, json_text(data["versions"].get(channel)))] = brought
         saved = Saved(data, data["parent"], values)
         self.checkpoints[key] = self.shown[key] = saved
+        if saved.parent:
+            self.children.setdefault((ns, saved.parent), []).append(saved)
+        for above, _ in self.held_above(ns, saved.parent):  # What it goes on from was shown with it.
+            self.held.pop(above, None)
+
+    def held_above(self, ns: str, checkpoint_id: str | None) -> list[tuple[Key, list[tuple[str, str]]]]:
+        """What is held of a checkpoint and of those that it comes from, oldest first."""
+        found: list[tuple[Key, list[tuple[str, str]]]] = []
+        passed: set[str] = set()
+        while self.held and checkpoint_id is not None and checkpoint_id not in passed:
+            passed.add(checkpoint_id)
+            if (key := (ns, checkpoint_id)) in self.held:
+                found.insert(0, (key, self.held[key]))
+            checkpoint_id = self.checkpoints[key].parent if key in self.checkpoints else None
+        return found
+
+    def covers(self, key: Key, channel: str) -> bool:
+        """Whether a checkpoint that goes on from this one holds the list of a channel, and so all that was written to it."""
+        values = [saved.data["values"].get(channel, {}) for saved in self.children.get(key, ())]
+        return any("list" in value and not value.get("delta") for value in values)
 
     def sources(self, ns: str, parent: str | None, versions: Json) -> dict[str, str]:
         """Which checkpoint brought the value of each channel: the parent's, where the version is the parent's."""
@@ -141,30 +193,28 @@ class Thread:
 
     def listed(self, ns: str, checkpoint_id: str, channel: str) -> list[str]:
         """Ids of the messages of a list: what each version added to a beginning of the one before."""
-        pieces: list[list[str]] = []
-        keep: int | None = None
+        place = (ns, checkpoint_id, channel)
+        steps: list[Json] = []
         passed: set[str] = set()
-        while True:
-            value = self.values.get((ns, checkpoint_id, channel))
-            if value is None or "list" not in value:
+        while (known := self._lists.get(place)) is None:
+            value = self.values.get(place)
+            if value is None or "list" not in value or place[1] in passed:
                 raise broken("a list of messages to go on from")
-            step = value["list"]
-            own = step["add"]
-            if keep is None:
-                pieces.append(own)
-            elif keep > step["keep"]:
-                pieces.append(own[: keep - step["keep"]])
-            keep = step["keep"] if keep is None else min(keep, step["keep"])
-            if not keep:
+            steps.append(value["list"])
+            if not value["list"]["keep"]:
                 break
-            passed.add(checkpoint_id)
-            if step["base"] in passed:
-                raise broken("a list of messages that begins somewhere")
-            checkpoint_id = step["base"]
-        return [item for piece in reversed(pieces) for item in piece]
+            passed.add(place[1])
+            place = (ns, value["list"]["base"], channel)
+        found = [] if known is None else list(known)
+        for step in reversed(steps):
+            del found[step["keep"] :]
+            found += step["add"]
+        self._lists[(ns, checkpoint_id, channel)] = found
+        if len(self._lists) > LISTS_MAX:
+            self._lists.popitem(last=False)
+        return found
 
-
-def whole(event: Json, extra: Json) -> str:
-    """The JSON text of a message, from the event that shows it and what stands beside it."""
-    content = event["content"] if event["parts"] is None else json.loads(event["parts"])
-    return json_text({"class": extra["class"], "data": {"content": content, **extra["data"]}})
+    def step(self, ns: str, step: Json, channel: str) -> list[str]:
+        """Ids of the messages of a list that is told as a step from another one."""
+        kept = self.listed(ns, step["base"], channel)[: step["keep"]] if step["keep"] else []
+        return [*kept, *step["add"]]

@@ -1,0 +1,220 @@
+"""Messages of LangChain: as JSON text, back, and whether one is what is kept already.
+
+The classes stand in a table here: what a log holds never says what is imported. A put brings the whole list again, so to
+recognise a message costs a comparison, and only a new one is written out.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from langchain_core import messages as lc
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import _DeltaSnapshot as DeltaSnapshot
+
+from ctxlog.adapters.langgraph.encoding import Json, broken, dump, load, plain
+from ctxlog.errors import IntegrityError
+from ctxlog.model.jsontext import json_text
+
+_CLASSES: dict[str, type[lc.BaseMessage]] = {
+    kind.__name__: kind
+    for kind in (
+        lc.AIMessage,
+        lc.AIMessageChunk,
+        lc.ChatMessage,
+        lc.FunctionMessage,
+        lc.HumanMessage,
+        lc.RemoveMessage,
+        lc.SystemMessage,
+        lc.ToolMessage,
+    )
+}
+_MISSING = object()
+
+__all__ = ["DeltaSnapshot", "KeptMessage", "dump_message", "is_message", "is_messages", "load_message", "whole", "with_id"]
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is a message of a class that is restored by name."""
+    return _CLASSES.get(type(value).__name__) is type(value)
+
+
+def is_messages(value: Any) -> bool:
+    """Whether a value is a list of such messages, and not empty."""
+    return type(value) is list and bool(value) and all(map(is_message, value))
+
+
+def dump_message(message: lc.BaseMessage, serde: SerializerProtocol) -> str:
+    """A message as JSON text from which `load_message` makes an equal one."""
+    for _ in range(3):  # LangGraph gives messages their ids while their writes are being kept, in another thread.
+        data = _told(message.__dict__, message.model_extra, type(message))
+        try:
+            if plain(data):
+                text = json_text({"class": type(message).__name__, "data": data})
+                if load_message(text, serde) == message:
+                    return text
+        except (IntegrityError, RecursionError):
+            break
+    return json_text({"class": type(message).__name__, "value": dump(message, serde)})
+
+
+def _told(members: Json, extra: Json | None, kind: type[lc.BaseMessage]) -> Json:
+    """The members that a message of a kind does not have anyway."""
+    defaults = _defaults(kind)
+    data = {
+        name: value
+        for name, value in members.items()
+        if name != "type" and (name == "content" or value != defaults.get(name, _MISSING))
+    }
+    return dict(sorted((data | (extra or {})).items()))
+
+
+def load_message(text: str, serde: SerializerProtocol) -> lc.BaseMessage:
+    """The message. Raises `IntegrityError`."""
+    stored = json.loads(text)
+    kind = _CLASSES.get(str(stored.get("class"))) if isinstance(stored, dict) else None
+    if kind is None:
+        raise broken("a message of a class that LangChain has")
+    if "value" in stored:
+        message = load(stored["value"], serde)
+        if not isinstance(message, lc.BaseMessage):
+            raise broken("a message")
+        return message
+    try:
+        return kind(**stored["data"])
+    except (ValueError, TypeError, KeyError):
+        raise broken("the members of a message") from None
+
+
+@functools.cache
+def _defaults(kind: type[lc.BaseMessage]) -> Json:
+    """The members that need not be written, each with the value that it then has."""
+    return {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in kind.model_fields.items()
+        if not field.is_required()
+    }
+
+
+def with_id(text: str, message_id: str | None) -> str | None:
+    """The text of the same message under another id; None where it has no members to tell."""
+    stored = json.loads(text)
+    if "data" not in stored:
+        return None
+    data = {name: value for name, value in stored["data"].items() if name != "id"}
+    if message_id is not None:
+        data["id"] = message_id
+    return json_text({"class": stored["class"], "data": dict(sorted(data.items()))})
+
+
+class _Frozen(NamedTuple):
+    """The members of a message of plain values, which nobody else holds."""
+
+    kind: type[lc.BaseMessage]
+    data: Json
+    extra: Json | None
+    fields_set: frozenset[str]
+
+
+class KeptMessage:
+    """A message that the log holds: as its text, or as the event that shows it, what stands beside it, and its calls."""
+
+    __slots__ = ("_frozen", "_last", "_source", "_text")
+
+    def __init__(self, text: str | None, source: tuple[Json, Json, Sequence[Json]] | None = None) -> None:
+        self._text = text
+        self._source = source
+        self._frozen: _Frozen | None = None
+        self._last: lc.BaseMessage | None = None  # The object that was the same when it was compared.
+
+    def text(self) -> str:
+        """Its JSON text. Raises `IntegrityError`."""
+        if self._text is not None:
+            return self._text
+        if self._source is not None:
+            return whole(*self._source)
+        if self._frozen is None:
+            raise broken("a message")
+        kind, data, extra, _ = self._frozen
+        return json_text({"class": kind.__name__, "data": _told(data, extra, kind)})
+
+    def restore(self, serde: SerializerProtocol) -> lc.BaseMessage:
+        """A message of its own, whatever becomes of those that were given before. Raises `IntegrityError`."""
+        frozen = self._frozen
+        if frozen is None:
+            text = self.text()
+            message = load_message(text, serde)
+            self._freeze(message, text)
+            return message
+        made = frozen.kind.__new__(frozen.kind)
+        made.__setstate__(
+            {
+                "__dict__": _copied(frozen.data),
+                "__pydantic_extra__": _copied(frozen.extra),
+                "__pydantic_fields_set__": set(frozen.fields_set),
+                "__pydantic_private__": None,
+            }
+        )
+        return made
+
+    def _freeze(self, message: lc.BaseMessage, text: str) -> None:
+        """Keep the members at hand, of a message that is the same with every serializer."""
+        data, extra = message.__dict__, message.model_extra
+        try:
+            if "data" in json.loads(text) and message.__pydantic_private__ is None and plain(data) and plain(extra):
+                fields_set = frozenset(message.model_fields_set)
+                self._frozen = _Frozen(type(message), _copied(data), _copied(extra), fields_set)
+                self._text = self._source = None
+        except RecursionError:
+            return
+
+    def is_same(self, message: lc.BaseMessage, serde: SerializerProtocol) -> bool:
+        """Whether a message is this one. Raises `IntegrityError`."""
+        if self._frozen is None:
+            self.restore(serde)
+        frozen = self._frozen
+        if frozen is None:
+            return dump_message(message, serde) == self.text()
+        if type(message) is not frozen.kind:
+            return False
+        compared = (message.__dict__, message.model_extra)
+        if message is self._last:  # Somebody may have changed it since, but not into 1.0 where 1 was.
+            return compared == (frozen.data, frozen.extra)
+        if _alike(compared[0], frozen.data) and _alike(compared[1], frozen.extra):
+            self._last = message
+            return True
+        return False
+
+
+def whole(event: Json, extra: Json, calls: Sequence[Json]) -> str:
+    """The JSON text of a message, from the event that shows it, what stands beside it, and the calls that it makes."""
+    data = {"content": event["content"] if event["parts"] is None else json.loads(event["parts"]), **extra["data"]}
+    if calls:
+        data["tool_calls"] = [
+            {"name": call["name"], "args": json.loads(call["arguments"]), "id": call["source_id"], "type": "tool_call"}
+            for call in calls
+        ]
+    return json_text({"class": extra["class"], "data": dict(sorted(data.items()))})
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {name: _copied(item) for name, item in value.items()}
+    return [_copied(item) for item in value] if kind is list else value
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two plain values are the same in JSON: equal, and of the same types all through."""
+    kind = type(one)
+    if kind is not type(other):
+        return False
+    if kind is dict:
+        return len(one) == len(other) and all(name in other and _alike(item, other[name]) for name, item in one.items())
+    if kind is list:
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool(one == other) and (kind is not float or math.copysign(1, one) == math.copysign(1, other))
