@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Annotated, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, StateGraph, add_messages
 
 from ctxlog import ContextLog
 from ctxlog.adapters.langgraph import CtxlogSaver
@@ -250,6 +251,126 @@ def test_a_value_that_names_code_runs_none(log, kind, tmp_path):
         with pytest.raises(IntegrityError):
             cold(log).get_tuple(thread("t"))
     assert not trap.exists()
+
+
+def appended(messages, writes):
+    return [*messages, *(message for write in writes for message in (write if isinstance(write, list) else [write]))]
+
+
+class Said(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class SaidByWrites(TypedDict):
+    messages: Annotated[list[AnyMessage], DeltaChannel(appended, snapshot_frequency=5)]
+
+
+def talk(log, kind, *, ids=True, durability="sync", slow=0.0):
+    """A graph that says twelve messages, of which every third asks for a tool and every fourth has its answer."""
+
+    def say(state):
+        time.sleep(slow)
+        number = len(state["messages"])
+        its_id = f"m{number}" if ids else None
+        if number % 3 == 2:
+            call = {"name": "weigh", "args": {"thing": f"thing {number}"}, "id": f"call-{number}"}
+            return {"messages": [AIMessage(f"message {number:02}.", tool_calls=[call], id=its_id)]}
+        if number % 3 == 0 and number:
+            return {"messages": ToolMessage(f"message {number:02}.", tool_call_id=f"call-{number - 1}", id=its_id)}
+        return {"messages": [AIMessage(f"message {number:02}.", id=its_id)]}
+
+    graph = StateGraph(kind)
+    graph.add_node("say", say)
+    graph.add_edge(START, "say")
+    graph.add_conditional_edges("say", lambda state: "say" if len(state["messages"]) < 12 else END)
+    built = graph.compile(checkpointer=cold(log))
+    built.invoke({"messages": [HumanMessage("message 00.", id="m0")]}, thread("t"), durability=durability)
+    return built
+
+
+@pytest.mark.parametrize("durability", ["sync", "async"])
+@pytest.mark.parametrize("ids", [True, False], ids=["with-ids", "without"])
+@pytest.mark.parametrize("kind", [Said, SaidByWrites], ids=["list", "delta"])
+def test_each_message_is_one_event_in_the_order_in_which_they_were_said(log, kind, ids, durability):
+    built = talk(log, kind, ids=ids, durability=durability)
+    expected = [f"message {number:02}." for number in range(12)]
+    for graph in (built, talk_again(log, kind)):
+        assert [message.content for message in graph.get_state(thread("t")).values["messages"]] == expected
+    built.update_state(thread("t"), {"messages": [HumanMessage("message 12.", id="m12")]})  # What came last is shown by then.
+    state = log.context("bot/t").state
+    assert [message.content for message in state.messages] == [*expected, "message 12."]
+    assert [call.status for call in state.tool_calls.values()] == ["returned"] * 3 + ["open"]
+
+
+def talk_again(log, kind):
+    graph = StateGraph(kind)
+    graph.add_node("say", lambda state: {})
+    graph.add_edge(START, "say")
+    return graph.compile(checkpointer=cold(log))
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["with-ids", "without"])
+@pytest.mark.parametrize("kind", [Said, SaidByWrites], ids=["list", "delta"])
+def test_the_text_of_a_message_is_stored_once(log, kind, ids):
+    talk(log, kind, ids=ids, slow=0.05)  # Slow enough that a write is there before the checkpoint after it.
+    stored = b"".join(record.value for record in log.log.read(0, 0, log.log.bounds(0).end))
+    assert [stored.count(b"message %02d." % number) for number in range(1, 12)] == [1] * 11
+
+
+def test_a_message_that_a_node_changes_in_place_is_restored_as_changed(log):
+    def change(state):
+        state["messages"][0].additional_kwargs["seen"] = len(state["messages"])
+        return {"messages": [AIMessage("seen", id=f"m{len(state['messages'])}")]}
+
+    graph = StateGraph(Said)
+    graph.add_node("change", change)
+    graph.add_edge(START, "change")
+    graph.add_conditional_edges("change", lambda state: "change" if len(state["messages"]) < 4 else END)
+    built = graph.compile(checkpointer=cold(log))
+    built.invoke({"messages": [HumanMessage("hi", id="m0", additional_kwargs={"a": {"b": 1}})]}, thread("t"), durability="sync")
+    seen = {
+        len(found.values["messages"]): found.values["messages"][0].additional_kwargs.get("seen")
+        for found in graph.compile(checkpointer=cold(log)).get_state_history(thread("t"))
+        if found.values.get("messages")
+    }
+    assert seen == {1: None, 2: 1, 3: 2, 4: 3}
+
+
+def put_list(saver, config, step, messages):
+    """Put a checkpoint that holds a list of messages; its config."""
+    checkpoint = empty_checkpoint()
+    checkpoint["id"] = str(step)
+    checkpoint["channel_versions"] = {"messages": str(step)}
+    checkpoint["channel_values"] = {"messages": messages}
+    return saver.put(config, checkpoint, {"source": "loop", "step": step}, {"messages": str(step)})
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_write_and_the_checkpoint_with_its_message_are_one_event_whichever_comes_first(log, when):
+    """LangGraph gives a message without an id one while it is being kept."""
+    saver = cold(log)
+    first = put_list(saver, {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}, 1, [HumanMessage("hi", id="m0")])
+    written = [("messages", [AIMessage("yes"), AIMessage("yes"), AIMessage("no", id="m3")])]
+    if when == "before":
+        saver.put_writes(first, written, "task")
+    held = [HumanMessage("hi", id="m0"), AIMessage("yes", id="m1"), AIMessage("yes", id="m2"), AIMessage("no", id="m3")]
+    second = put_list(saver, first, 2, held)
+    if when == "after":
+        saver.put_writes(first, written, "task")
+    assert [message.content for message in log.context("bot/t").state.messages] == ["hi", "yes", "yes", "no"]
+    for checked in (saver, cold(log)):
+        assert checked.get_tuple(second).checkpoint["channel_values"]["messages"] == held
+        assert checked.get_tuple(first).pending_writes == [("task", *written[0])]
+
+
+def test_a_message_that_is_equal_in_python_and_not_in_json_is_another_one(log):
+    saver, config = cold(log), {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    for step, value in enumerate([1, True, 1.0, 0.0, -0.0]):
+        config = put_list(saver, config, step, [HumanMessage("hi", id="m0", additional_kwargs={"k": [value]})])
+        assert (
+            repr(cold(log).get_tuple(config).checkpoint["channel_values"]["messages"][0].additional_kwargs)
+            == f"{{'k': [{value}]}}"
+        )
 
 
 def test_what_is_stored_grows_with_what_changes(log):

@@ -121,11 +121,16 @@ class _Frozen(NamedTuple):
 
 
 class KeptMessage:
-    """A message that the log holds: as its text, or as the event that shows it, what stands beside it, and its calls."""
+    """A message that the log holds: as its text, or as the event that shows it, what stands beside it, and its calls.
 
-    __slots__ = ("_frozen", "_last", "_source", "_text")
+    Attributes:
+        its_id: Its id in LangChain; None where it has none.
+    """
 
-    def __init__(self, text: str | None, source: tuple[Json, Json, Sequence[Json]] | None = None) -> None:
+    __slots__ = ("_frozen", "_last", "_source", "_text", "its_id")
+
+    def __init__(self, its_id: str | None, text: str | None, source: tuple[Json, Json, Sequence[Json]] | None = None) -> None:
+        self.its_id = its_id
         self._text = text
         self._source = source
         self._frozen: _Frozen | None = None

@@ -158,10 +158,11 @@ class _Change:
         self.texts = [dump_message(message, serde) for message in self.messages]
         self.delta = delta
         self.show = show
-        # Moved, or written by a task: no second event.
+        # Moved, or written by a task: no second event. Messages that have ids are known by them.
         self._known: dict[str, list[str]] = {}
         for message_id in [*old[keep:], *written]:
-            self._known.setdefault(thread.messages[message_id].text(), []).append(message_id)
+            if (kept := thread.messages[message_id]).its_id is None:
+                self._known.setdefault(kept.text(), []).append(message_id)
 
     def known(self, text: str | None) -> str | None:
         """A message of this text that is in the log and not used yet; it is now."""
@@ -214,8 +215,8 @@ class _Batch:
 
     def _known(self, change: _Change, message: lc.BaseMessage, text: str) -> str | None:
         """The id of a message that is in the log already."""
-        if (found := change.known(text)) is not None or message.id is None:
-            return found
+        if message.id is None:
+            return change.known(text)
         same = self._thread.by_id.get(message.id)
         if same is not None and self._thread.messages[same].is_same(message, self._serde):
             return same

@@ -207,8 +207,11 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
 
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph passes it by name
         """A version after `current`; two branches never come to the same one."""
-        number = 0 if current is None else int(str(current).split(".", maxsplit=1)[0])
-        return f"{number + 1:032}.{random.random():.16f}"  # noqa: S311 - a name, not a secret
+        number, digits = 0, 10
+        if current is not None:  # LangGraph compares versions as texts: those of an imported thread keep their width.
+            text = str(current).partition(".")[0]
+            number, digits = int(text), max(digits, len(text))
+        return f"{number + 1:0{digits}}.{random.getrandbits(48):012x}"  # noqa: S311 - a name, not a secret
 
     # The same, awaited
 

@@ -124,16 +124,15 @@ class Thread:
     def _message(self, message_id: str, extra: Json | str, *, seen: bool) -> None:
         """Keep a message that an extension tells of. One that nobody has `seen` is brought again to be shown."""
         if isinstance(extra, str):
-            kept, its_id = KeptMessage(extra), json.loads(extra).get("data", {}).get("id")
+            kept = KeptMessage(json.loads(extra).get("data", {}).get("id"), extra)
         elif "of" in extra:  # One that was written without an id, which it was given later.
-            text = with_id(self.messages[extra["of"]].text(), extra["id"])
-            kept, its_id = KeptMessage(text), extra["id"]
+            kept = KeptMessage(extra["id"], with_id(self.messages[extra["of"]].text(), extra["id"]))
         else:
             calls = self._calls[message_id] if extra["calls"] else ()
-            kept, its_id = KeptMessage(None, (self._events[message_id], extra, calls)), extra["data"].get("id")
+            kept = KeptMessage(extra["data"].get("id"), None, (self._events[message_id], extra, calls))
         self.messages[message_id] = kept
-        if seen and isinstance(its_id, str):
-            self.by_id[its_id] = message_id
+        if seen and isinstance(kept.its_id, str):
+            self.by_id[kept.its_id] = message_id
 
     def _checkpoint(self, key: Key, data: Json) -> None:
         ns, checkpoint_id = key
