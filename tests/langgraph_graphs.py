@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
-from typing import Annotated, Any
+import time
+from typing import Annotated, Any, TypedDict
 
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import END, START, MessagesState, StateGraph, add_messages
 
 
 class State(MessagesState):
@@ -50,3 +52,43 @@ def asked(text: str) -> dict[str, Any]:
 def thread(name: str) -> dict[str, Any]:
     """The config of a thread."""
     return {"configurable": {"thread_id": name}}
+
+
+def appended(messages, writes):
+    """What a delta channel of messages holds after some writes."""
+    return [*messages, *(message for write in writes for message in (write if isinstance(write, list) else [write]))]
+
+
+class Said(TypedDict):
+    """Messages in LangGraph's ordinary channel."""
+
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class SaidByWrites(TypedDict):
+    """Messages in its delta channel."""
+
+    messages: Annotated[list[AnyMessage], DeltaChannel(appended, snapshot_frequency=5)]
+
+
+def talk_with(saver, kind, *, ids=True, durability="sync", slow=0.0):
+    """A graph that says twelve messages, of which every third asks for a tool and every fourth has its answer."""
+
+    def say(state):
+        time.sleep(slow)
+        number = len(state["messages"])
+        its_id = f"m{number}" if ids else None
+        if number % 3 == 2:
+            call = {"name": "weigh", "args": {"thing": f"thing {number}"}, "id": f"call-{number}"}
+            return {"messages": [AIMessage(f"message {number:02}.", tool_calls=[call], id=its_id)]}
+        if number % 3 == 0 and number:
+            return {"messages": ToolMessage(f"message {number:02}.", tool_call_id=f"call-{number - 1}", id=its_id)}
+        return {"messages": [AIMessage(f"message {number:02}.", id=its_id)]}
+
+    graph = StateGraph(kind)
+    graph.add_node("say", say)
+    graph.add_edge(START, "say")
+    graph.add_conditional_edges("say", lambda state: "say" if len(state["messages"]) < 12 else END)
+    built = graph.compile(checkpointer=saver)
+    built.invoke({"messages": [HumanMessage("message 00.", id="m0")]}, thread("t"), durability=durability)
+    return built

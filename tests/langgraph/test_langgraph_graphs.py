@@ -6,21 +6,20 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Annotated, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
-from langgraph.graph import END, START, StateGraph, add_messages
+from langgraph.graph import END, START, StateGraph
 
 from ctxlog import ContextLog
 from ctxlog.adapters.langgraph import CtxlogSaver
 from ctxlog.errors import IntegrityError, InvalidInputError
 from ctxlog.model.events import ExtensionRecorded
-from langgraph_graphs import agent, asked, thread
+from langgraph_graphs import Said, SaidByWrites, agent, asked, talk_with, thread
 
 TESTS = Path(__file__).parents[1]
 
@@ -253,39 +252,9 @@ def test_a_value_that_names_code_runs_none(log, kind, tmp_path):
     assert not trap.exists()
 
 
-def appended(messages, writes):
-    return [*messages, *(message for write in writes for message in (write if isinstance(write, list) else [write]))]
-
-
-class Said(TypedDict):
-    messages: Annotated[list[AnyMessage], add_messages]
-
-
-class SaidByWrites(TypedDict):
-    messages: Annotated[list[AnyMessage], DeltaChannel(appended, snapshot_frequency=5)]
-
-
-def talk(log, kind, *, ids=True, durability="sync", slow=0.0):
-    """A graph that says twelve messages, of which every third asks for a tool and every fourth has its answer."""
-
-    def say(state):
-        time.sleep(slow)
-        number = len(state["messages"])
-        its_id = f"m{number}" if ids else None
-        if number % 3 == 2:
-            call = {"name": "weigh", "args": {"thing": f"thing {number}"}, "id": f"call-{number}"}
-            return {"messages": [AIMessage(f"message {number:02}.", tool_calls=[call], id=its_id)]}
-        if number % 3 == 0 and number:
-            return {"messages": ToolMessage(f"message {number:02}.", tool_call_id=f"call-{number - 1}", id=its_id)}
-        return {"messages": [AIMessage(f"message {number:02}.", id=its_id)]}
-
-    graph = StateGraph(kind)
-    graph.add_node("say", say)
-    graph.add_edge(START, "say")
-    graph.add_conditional_edges("say", lambda state: "say" if len(state["messages"]) < 12 else END)
-    built = graph.compile(checkpointer=cold(log))
-    built.invoke({"messages": [HumanMessage("message 00.", id="m0")]}, thread("t"), durability=durability)
-    return built
+def talk(log, kind, **options):
+    """As `talk_with`, kept in a log."""
+    return talk_with(cold(log), kind, **options)
 
 
 @pytest.mark.parametrize("durability", ["sync", "async"])
@@ -385,7 +354,7 @@ def test_what_is_stored_grows_with_what_changes(log):
 
 WRITER = """
     import sys
-    from langgraph_graphs import agent, asked, thread
+    from langgraph_graphs import Said, SaidByWrites, agent, asked, talk_with, thread
     from ctxlog import ContextLog
     from ctxlog.adapters.langgraph import CtxlogSaver
     with ContextLog.open(sys.argv[1]) as log:
@@ -402,7 +371,7 @@ WRITER = """
 
 KILLED = """
     import os, signal, sys
-    from langgraph_graphs import agent, asked, thread
+    from langgraph_graphs import Said, SaidByWrites, agent, asked, talk_with, thread
     from ctxlog import ContextLog
     from ctxlog.adapters.langgraph import CtxlogSaver
     def tool(state):

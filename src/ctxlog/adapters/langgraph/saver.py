@@ -211,7 +211,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         if current is not None:  # LangGraph compares versions as texts: those of an imported thread keep their width.
             text = str(current).partition(".")[0]
             number, digits = int(text), max(digits, len(text))
-        return f"{number + 1:0{digits}}.{random.getrandbits(48):012x}"  # noqa: S311 - a name, not a secret
+        return f"{number + 1:0{digits}}.{random.getrandbits(48):012x}"
 
     # The same, awaited
 
