@@ -17,7 +17,7 @@ from ctxlog.projection import columnar
 from ctxlog.projection import projector as module
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.states import state_of
-from ctxlog.projection.streams import Residents
+from ctxlog.projection.streams import Residents, Stream
 from unit.test_core_against_oracle import Play, plays
 
 
@@ -88,3 +88,17 @@ def test_views_do_not_depend_on_batches_restarts_and_memory(
     assert contents(whole) == contents(pieces)
     whole.close()
     pieces.close()
+
+
+def test_streams_of_a_batch_stay_in_memory_and_others_make_room():
+    def stream(number, ids):
+        found = Stream(f"s/{number}", 0)
+        found.arbiter.decided = dict.fromkeys(map(str, range(ids)), 1)
+        return found
+
+    kept = Residents(100)
+    kept.put([stream(1, 90), stream(2, 5)])
+    kept.put([stream(3, 60), stream(4, 60)])
+    assert [kept.get(0, f"s/{number}") is not None for number in (1, 2, 3, 4)] == [False, False, True, True]
+    kept.put([stream(3, 10)])
+    assert [kept.get(0, f"s/{number}") is not None for number in (3, 4)] == [True, True]

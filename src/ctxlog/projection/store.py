@@ -51,6 +51,10 @@ _RECALLED = (
 """Columns by which the fold of a stream is taken up again. (Texts it does not look at, but for those below.)"""
 
 
+ROWS_AT_ONCE = 2048
+"""Rows that are taken from DuckDB at once where there may be millions: as many as it keeps together."""
+
+
 class Progress(NamedTuple):
     """How far a partition was projected.
 
@@ -200,30 +204,28 @@ class ViewStore:
             )
             if not found:
                 return [], {}
-            decided = self._decided(partition)
+            streams = {row[0]: Stream(row[0], partition) for row in found}
+            for stream_id, decided in self._decided(partition):
+                streams[stream_id].recall(decided)
             held = self._held(partition) if any(row[12] for row in found) else {}
         finally:
             self.connection.unregister("wanted")
-        streams = []
         for stream_id, agent_id, _, head, records, rejected, size, first_at, last_at, effect, effect_at, newer, _ in found:
-            stream = Stream(stream_id, partition)
-            stream.agent_id, stream.newer = agent_id, newer
-            stream.recall(decided.get(stream_id, ()), bytes.fromhex(head))
+            stream = streams[stream_id]
+            stream.arbiter.head, stream.agent_id, stream.newer = bytes.fromhex(head), agent_id, newer
             stream.records, stream.rejected, stream.bytes = records, rejected, size
             stream.first_at, stream.last_at, stream.effect_offset, stream.effect_at = first_at, last_at, effect, effect_at
-            streams.append(stream)
-        return streams, held
+        return list(streams.values()), held
 
-    def _decided(self, partition: int) -> dict[str, list[DecidedRow]]:
-        """The decided rows of the wanted streams, in the order in which they were decided."""
-        rows = self._all(
+    def _decided(self, partition: int) -> Iterator[tuple[str, DecidedRow]]:
+        """The decided rows of the wanted streams, each stream's in the order in which they were decided, a few at a time."""
+        rows = self._each(
             f"SELECT {', '.join('e.' + column for column in _RECALLED)}, "  # noqa: S608 - names of columns
             "CASE WHEN idempotency_key IS NOT NULL THEN arguments ELSE '' END, epoch_us(lease_expires_at) FROM events e "
             "SEMI JOIN wanted USING (stream_id) WHERE partition = ? AND outcome IN ('accepted', 'conflict', 'abandoned') "
             "ORDER BY stream_id, decided_offset, append_index NULLS FIRST, record_offset",
             (partition,),
         )
-        found: dict[str, list[DecidedRow]] = {}
         for row in rows:
             named = dict(zip((*_RECALLED, "arguments", "lease_expires_at"), row, strict=True))
             group = None if named["append_id"] is None else {"id": named["append_id"]}
@@ -232,11 +234,12 @@ class ViewStore:
                 "append": group, "occurred_at": None,
             }  # fmt: skip
             payload = {**named, "content": None, "parts": None, "value": "", **dict.fromkeys(_NOT_LOOKED_AT)}
-            row_of = DecidedRow(
-                named["record_offset"], named["type"], named["outcome"], named["version"], named["anomaly"], meta, payload
+            yield (
+                named["stream_id"],
+                DecidedRow(
+                    named["record_offset"], named["type"], named["outcome"], named["version"], named["anomaly"], meta, payload
+                ),
             )
-            found.setdefault(named["stream_id"], []).append(row_of)
-        return found
 
     def _held(self, partition: int) -> dict[str, list[tuple[str, int, int]]]:
         rows = self._all(
@@ -355,6 +358,17 @@ class ViewStore:
 
         try:
             return self.connection.execute(statement, list(values)).fetchall()
+        except duckdb.Error as error:
+            raise self.failure(error) from error
+
+    def _each(self, statement: str, values: Iterable[Any]) -> Iterator[Any]:
+        """As `_all`, without all of them in memory at once. Nothing else may be executed meanwhile."""
+        import duckdb
+
+        try:
+            result = self.connection.execute(statement, list(values))
+            while rows := result.fetchmany(ROWS_AT_ONCE):
+                yield from rows
         except duckdb.Error as error:
             raise self.failure(error) from error
 

@@ -7,16 +7,17 @@ stream that was let go of is made again from its rows, by the same code that mad
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ctxlog.core.arbitration import ABANDONED, CONFLICT, Arbiter
 from ctxlog.core.evolve import Evolving
 from ctxlog.errors import NewerEventError
 from ctxlog.model.records import Accepted, EventRecord
+from ctxlog.model.state import Message
 
 IDS_MAX = 300_000
-"""Ids that all streams in memory hold together; some 300 bytes each."""
+"""Ids that streams hold in memory together beyond those of the last batch; some 200 bytes each."""
 
 IN_PARENT = "in_parent"
 """Why an event of a fork has no effect on what the fork itself holds: it is about something of its parent's."""
@@ -57,6 +58,21 @@ class DecidedRow(NamedTuple):
     payload: dict[str, Any]
 
 
+_ANY = Message("", "", None, None, None, (), None, "", None, None)
+
+
+class Shape(Evolving):
+    """A state as far as later events are judged by it: which messages, facts and calls there are, and not what they say."""
+
+    __slots__ = ()
+
+    def add_message(self, message: Message) -> None:
+        """Keep its id, and the call that it answers."""
+        answers = message.tool_call_id
+        super().add_message(message)
+        self.messages[-1] = _ANY if answers is None else _ANY._replace(tool_call_id=answers)
+
+
 class Stream:
     """One stream, as far as it was projected.
 
@@ -77,7 +93,7 @@ class Stream:
 
     def __init__(self, stream_id: str, partition: int) -> None:
         self.arbiter = Arbiter(stream_id)
-        self.evolving = Evolving(stream_id)
+        self.evolving = Shape(stream_id)
         self.partition = partition
         self.records = self.rejected = self.bytes = 0
         self.first_at: int | None = None
@@ -102,24 +118,21 @@ class Stream:
             return IN_PARENT if evolving.parent is not None and reason in _UNKNOWN else reason
         return None
 
-    def recall(self, rows: Iterable[DecidedRow], head: bytes) -> None:
-        """Go through decided rows again, in the order in which they were decided; `head` is the chain head after the last."""
-        arbiter, agent_id, newer = self.arbiter, self.agent_id, self.newer
-        for row in rows:
-            event_id = row.meta["event_id"]
-            if row.outcome != "accepted" or row.version is None:
-                if row.outcome == "abandoned":
-                    arbiter.remember(row.meta["append"]["id"], ABANDONED)
-                arbiter.remember(event_id, CONFLICT if row.outcome == "conflict" else ABANDONED)
-                continue
-            arbiter.remember(event_id, row.version)
-            arbiter.version = row.version
-            if row.meta["target"] is not None:
-                arbiter.targets[row.meta["target"]] = row.version
-            if row.anomaly is None:
-                event = EventRecord(self.partition, row.record_offset, 0, row.type, row.meta, row.payload, b"", 0, True)
-                self.apply(Accepted(row.version, event, 0, 0, b""))
-        arbiter.head, self.agent_id, self.newer = head, agent_id, newer
+    def recall(self, row: DecidedRow) -> None:
+        """Take a decided row again, in the order in which they were decided; chain head and owner are set by whoever calls."""
+        arbiter, event_id = self.arbiter, row.meta["event_id"]
+        if row.outcome != "accepted" or row.version is None:
+            if row.outcome == "abandoned":
+                arbiter.remember(row.meta["append"]["id"], ABANDONED)
+            arbiter.remember(event_id, CONFLICT if row.outcome == "conflict" else ABANDONED)
+            return
+        arbiter.remember(event_id, row.version)
+        arbiter.version = row.version
+        if row.meta["target"] is not None:
+            arbiter.targets[row.meta["target"]] = row.version
+        if row.anomaly is None:
+            event = EventRecord(self.partition, row.record_offset, 0, row.type, row.meta, row.payload, b"", 0, True)
+            self.apply(Accepted(row.version, event, 0, 0, b""))
 
     @property
     def weight(self) -> int:
@@ -169,14 +182,18 @@ class Residents:
         return found[0]
 
     def put(self, streams: Sequence[Stream]) -> None:
-        """Keep streams as they are now, and let go of those that were not used for longest."""
+        """Keep streams as they are now, those of a batch, and let go of others that were not used for longest.
+
+        Those of the batch stay, however many ids they hold: they were in memory together, so to let go of them makes the next
+        batch dearer and no peak lower.
+        """
         for stream in streams:
             place = stream.partition, stream.arbiter.stream_id
             before = self._streams.pop(place, None)
             weight = stream.weight
             self._ids += weight - (before[1] if before else 0)
             self._streams[place] = stream, weight
-        while self._ids > self._ids_max and len(self._streams) > 1:
+        while self._ids > self._ids_max and len(self._streams) > max(1, len(streams)):
             _, (_, weight) = self._streams.popitem(last=False)
             self._ids -= weight
 
