@@ -35,7 +35,7 @@ _CLASSES: dict[str, type[lc.BaseMessage]] = {
 }
 _MISSING = object()
 
-__all__ = ["DeltaSnapshot", "KeptMessage", "dump_message", "is_message", "is_messages", "load_message", "whole", "with_id"]
+__all__ = ["DeltaSnapshot", "KeptMessage", "dump_message", "is_message", "is_messages", "load_message", "told_of", "with_id"]
 
 
 def is_message(value: Any) -> bool:
@@ -75,7 +75,10 @@ def _told(members: Json, extra: Json | None, kind: type[lc.BaseMessage]) -> Json
 
 def load_message(text: str, serde: SerializerProtocol) -> lc.BaseMessage:
     """The message. Raises `IntegrityError`."""
-    stored = json.loads(text)
+    return _made(json.loads(text), serde)
+
+
+def _made(stored: Any, serde: SerializerProtocol) -> lc.BaseMessage:
     kind = _CLASSES.get(str(stored.get("class"))) if isinstance(stored, dict) else None
     if kind is None:
         raise broken("a message of a class that LangChain has")
@@ -141,7 +144,7 @@ class KeptMessage:
         if self._text is not None:
             return self._text
         if self._source is not None:
-            return whole(*self._source)
+            return json_text(told_of(*self._source))
         if self._frozen is None:
             raise broken("a message")
         kind, data, extra, _ = self._frozen
@@ -149,12 +152,11 @@ class KeptMessage:
 
     def restore(self, serde: SerializerProtocol) -> lc.BaseMessage:
         """A message of its own, whatever becomes of those that were given before. Raises `IntegrityError`."""
+        if self._frozen is None:
+            self._freeze(serde)
         frozen = self._frozen
         if frozen is None:
-            text = self.text()
-            message = load_message(text, serde)
-            self._freeze(message, text)
-            return message
+            return load_message(self.text(), serde)
         made = frozen.kind.__new__(frozen.kind)
         made.__setstate__(
             {
@@ -166,13 +168,16 @@ class KeptMessage:
         )
         return made
 
-    def _freeze(self, message: lc.BaseMessage, text: str) -> None:
+    def _freeze(self, serde: SerializerProtocol) -> None:
         """Keep the members at hand, of a message that is the same with every serializer."""
-        data, extra = message.__dict__, message.model_extra
+        stored = told_of(*self._source) if self._source is not None else json.loads(self.text())
+        if not isinstance(stored, dict) or "data" not in stored:
+            return
+        message = _made(stored, serde)  # Nobody else gets this one.
         try:
-            if "data" in json.loads(text) and message.__pydantic_private__ is None and plain(data) and plain(extra):
+            if message.__pydantic_private__ is None and plain(message.__dict__) and plain(message.model_extra):
                 fields_set = frozenset(message.model_fields_set)
-                self._frozen = _Frozen(type(message), _copied(data), _copied(extra), fields_set)
+                self._frozen = _Frozen(type(message), message.__dict__, message.model_extra, fields_set)
                 self._text = self._source = None
         except RecursionError:
             return
@@ -180,7 +185,7 @@ class KeptMessage:
     def is_same(self, message: lc.BaseMessage, serde: SerializerProtocol) -> bool:
         """Whether a message is this one. Raises `IntegrityError`."""
         if self._frozen is None:
-            self.restore(serde)
+            self._freeze(serde)
         frozen = self._frozen
         if frozen is None:
             return dump_message(message, serde) == self.text()
@@ -195,15 +200,15 @@ class KeptMessage:
         return False
 
 
-def whole(event: Json, extra: Json, calls: Sequence[Json]) -> str:
-    """The JSON text of a message, from the event that shows it, what stands beside it, and the calls that it makes."""
+def told_of(event: Json, extra: Json, calls: Sequence[Json]) -> Json:
+    """What a message says, from the event that shows it, what stands beside it, and the calls that it makes."""
     data = {"content": event["content"] if event["parts"] is None else json.loads(event["parts"]), **extra["data"]}
     if calls:
         data["tool_calls"] = [
             {"name": call["name"], "args": json.loads(call["arguments"]), "id": call["source_id"], "type": "tool_call"}
             for call in calls
         ]
-    return json_text({"class": extra["class"], "data": dict(sorted(data.items()))})
+    return {"class": extra["class"], "data": dict(sorted(data.items()))}
 
 
 def _copied(value: Any) -> Any:

@@ -13,7 +13,7 @@ from langgraph.checkpoint.base import ChannelVersions
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from ctxlog.adapters.langgraph.encoding import Json, dump
-from ctxlog.adapters.langgraph.messages import DeltaSnapshot, dump_message, is_message, is_messages, whole, with_id
+from ctxlog.adapters.langgraph.messages import DeltaSnapshot, dump_message, is_message, is_messages, told_of, with_id
 from ctxlog.adapters.langgraph.thread import CHECKPOINT, PART, WRITES, Thread
 from ctxlog.model.events import Event, ExtensionRecorded, MessageAppended, ToolCalled, ToolReturned
 from ctxlog.model.jsontext import json_text, plain_or_parts
@@ -295,6 +295,6 @@ def _rest(text: str, made: Sequence[Event]) -> Json | str:
         left_out = {"content", "tool_calls"} if used else {"content"}
         data = {name: value for name, value in stored["data"].items() if name not in left_out}
         extra = {"class": stored["class"], "data": data, "calls": bool(used)}
-        if whole(event, extra, used) == text:
+        if json_text(told_of(event, extra, used)) == text:
             return extra
     return text
