@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctxlog.client import Context, ContextLog
+    from ctxlog.model.selection import Selection
 
-__all__ = ["Context", "ContextLog"]
+__all__ = ["Context", "ContextLog", "Selection"]
 
-_HOMES = {"ContextLog": "ctxlog.client", "Context": "ctxlog.client"}
+_HOMES = {"ContextLog": "ctxlog.client", "Context": "ctxlog.client", "Selection": "ctxlog.model.selection"}
 
 
 def __getattr__(name: str) -> Any:

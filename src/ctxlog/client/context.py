@@ -5,13 +5,13 @@ What validates events is imported by the first append: it takes as long as all t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ctxlog.client.deciding import current, note_state
 from ctxlog.client.options import AppendOptions, Encoded, Writer
+from ctxlog.client.windows import window
 from ctxlog.errors import IndeterminateError, InvalidInputError
 from ctxlog.model.ids import agent_of, check_actor, check_agent_id, check_stream_id
 from ctxlog.model.jsontext import json_text, plain_or_parts
@@ -19,7 +19,7 @@ from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
 from ctxlog.model.records import Accepted
 from ctxlog.model.resumed import Resumed
-from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window, select
+from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, SelectionOptions, TokenCounter, Window
 from ctxlog.model.state import ContextState, Parent
 from ctxlog.replay.history import Entry, history
 from ctxlog.replay.manifest import Replay
@@ -371,22 +371,22 @@ class Context:
 
     def window(
         self,
+        selection: Selection | None = None,
         *,
-        max_messages: int | None = None,
-        scopes: Sequence[str] | None = None,
-        fact_prefixes: Sequence[str] | None = None,
-        max_tokens: int | None = None,
-        last: timedelta | str | None = None,
         counter: TokenCounter = APPROXIMATE_TOKENS,
+        **options: Unpack[SelectionOptions],
     ) -> Window:
-        """The part of the newest state that a model gets to see; expiry is judged now. Arguments as in `Selection`."""
-        selection = Selection(max_messages, scopes, fact_prefixes, max_tokens, last)
-        state = self._owner._state(self.stream_id)
-        window = select(state, selection, judged_at=time.time_ns() // 1000, counter=counter)
-        decision = current(self._owner)
-        if decision is not None:
-            decision.note_window(state, window, selection, counter)
-        return window
+        """The part of the newest state that a model gets to see; expiry is judged now.
+
+        Args:
+            selection: What is asked for; everything where not given.
+            counter: Counts tokens.
+            options: The members of a `Selection`, in place of one.
+
+        Raises:
+            InvalidInputError: An argument cannot be used.
+        """
+        return window(self._owner, self.stream_id, selection, options, counter)
 
     def resume(self) -> Resumed:
         """What there is to go on from, after a crash or a change of process: the last valid state, the calls that were begun and

@@ -29,6 +29,7 @@ from ctxlog.log.publication import Publisher, wait_until_shown
 from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
 from ctxlog.model.records import MAX_RECORD_BYTES, NewRecord, Position, Rejected
+from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window
 from ctxlog.model.state import ContextState
 from ctxlog.replay.cuts import Cut, cut_of
 from ctxlog.replay.replayer import Outcome, Replayer, Seen, StreamCursor
@@ -151,6 +152,23 @@ class ContextLog:
         """Names of the streams that match a shell pattern, sorted."""
         self._settle()
         return matching(self.log, pattern)
+
+    def window(self, selection: Selection, *, counter: TokenCounter = APPROXIMATE_TOKENS) -> dict[str, Window]:
+        """The parts of several contexts that a model gets to see, by stream; expiry is judged now.
+
+        Each context is read by itself: what others write meanwhile may be in one and not in another.
+
+        Args:
+            selection: Which streams, and what of each. A stream that is named and does not exist has an empty part; a pattern
+                that none matches brings none.
+            counter: Counts tokens.
+
+        Raises:
+            InvalidInputError: The selection names no streams, or more than 100.
+        """
+        from ctxlog.client.windows import windows
+
+        return windows(self, selection, counter)
 
     def cut(self, pattern: str = "*", at: str | int | Point = "latest") -> Cut:
         """The version of each matching stream at a point, from which `cut:FILE` replays the same states again.
