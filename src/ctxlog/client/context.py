@@ -227,8 +227,25 @@ class Context(ContextWrites):
         end = max(replayer.end(self.stream_id), self._owner._caught_up(replayer.reader.partition(self.stream_id)))
         return replayer.accepted(self.stream_id, end)
 
-    def history(self) -> Iterator[Entry]:
-        """Every record of the stream and what became of it, in the order in which it was decided."""
+    def history(
+        self,
+        *,
+        since: str | int | Point | None = None,
+        until: str | int | Point | None = None,
+        last: int | None = None,
+    ) -> Iterator[Entry]:
+        """Every record of the stream and what became of it, in the order in which it was decided; or a slice of that.
+
+        Args:
+            since: Only what was decided after this point, as in `replay`.
+            until: Only what was decided up to this point. Without it the records of appends that are not complete come last.
+            last: Only the last so many.
+
+        Raises:
+            PointError: It is no point, or the stream has none such; of a version this comes where the stream ends.
+            InvalidInputError: `last` is no number from 0.
+        """
         replayer = self._owner.replayer
         self._owner._settle()
-        return history(replayer, self.stream_id, replayer.end(self.stream_id))
+        begin, end = (parse_point(at) if isinstance(at, str | int) else at for at in (since, until))
+        return history(replayer, self.stream_id, replayer.end(self.stream_id), since=begin, until=end, last=last)
