@@ -249,10 +249,18 @@ class Decision:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.leave()
+        self.record(kind, error)
+
+    def leave(self) -> None:
+        """Be the current one no more. Nothing is written yet."""
         self._ended = True
         if self._token is not None:
             with contextlib.suppress(ValueError):  # It ends in another context than it began in, as generators can.
                 _current.reset(self._token)
+
+    def record(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        """Write what was read and what came of it, once it was left: with `error`, or without."""
         try:
             self._record(None if kind is None else kind.__name__)
         except CtxlogError as failed:
