@@ -174,6 +174,7 @@ def decides(url: str, name: str) -> None:
         with log.decision("refund", agent=name) as decision:
             seen = decision.read(Selection(streams=[f"{name}/case", "shared/*"], max_messages=3))
             ctx.add_message("assistant", f"decided {turn}")
+            time.sleep(0.02)  # so that a kill hits here, where it has acted and is not recorded
             whole = ctx.state
             decision.outcome = turn
         limits = {key: fact.value for key, fact in seen["shared/policy"].facts.items()}
