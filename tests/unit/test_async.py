@@ -419,9 +419,10 @@ def test_whoever_waits_for_a_tool_waits_as_long_as_he_says() -> None:
 # Iterations
 
 
-def test_iterations_are_asynchronous_and_may_be_left() -> None:
+@pytest.mark.parametrize("url", ["memory:", "embedded:"])
+def test_iterations_are_asynchronous_and_may_be_left(url: str, folder: Any) -> None:
     async def main() -> None:
-        async with AsyncContextLog(ContextLog(MemoryLog())) as log:
+        async with await AsyncContextLog.open(f"embedded:{folder}" if url == "embedded:" else url) as log:
             ctx = log.context("refunds/1")
             await ctx.append_each([(FactSet(key="k", value=str(number)), {}) for number in range(250)])
             assert [entry.version async for entry in ctx.history()] == list(range(1, 251))

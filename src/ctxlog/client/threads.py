@@ -35,14 +35,14 @@ class Threads:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="ctxlog")
+        self._closed = False
 
     def begin(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Have a call made, with the context variables of here and now. Raises `LogClosedError`."""
+        if self._closed:
+            raise LogClosedError("the log is closed; nothing was done. Open it again.")
         context = contextvars.copy_context()
-        try:
-            return self._pool.submit(lambda: context.run(call, *args, **kwargs))
-        except RuntimeError:
-            raise LogClosedError("the log is closed; nothing was done. Open it again.") from None
+        return self._pool.submit(lambda: context.run(call, *args, **kwargs))
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a call, and give what it gives."""
@@ -61,7 +61,8 @@ class Threads:
                 await self.run(close)
 
     def shutdown(self) -> None:
-        """Wait until all calls that were begun are made; there are no more then. Blocks."""
+        """Take no more calls, and wait until all that were begun are made. Blocks."""
+        self._closed = True
         self._pool.shutdown()
 
 
