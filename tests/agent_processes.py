@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from ctxlog import ContextLog
+from ctxlog import ContextLog, Selection
 from ctxlog.errors import LeaseLostError, StorageError
 from ctxlog.model.events import FactSet, MessageAppended
 from ctxlog.model.state import ContextState
@@ -161,5 +162,24 @@ def adds(url: str, world_path: str, name: str) -> None:
         time.sleep(0.004)  # so that all have their turn
 
 
+def decides(url: str, name: str) -> None:
+    """Decide again and again, by what several contexts hold, until killed or told by a line on stdin; say what was seen."""
+    log = ContextLog.open(url)
+    ctx, policy = log.context(f"{name}/case"), log.context("shared/policy")
+    turn = 0
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        turn += 1
+        ctx.add_message("user", f"{name} {turn}")
+        policy.set_fact(f"limit.{name}", turn)
+        with log.decision("refund", agent=name) as decision:
+            seen = decision.read(Selection(streams=[f"{name}/case", "shared/*"], max_messages=3))
+            ctx.add_message("assistant", f"decided {turn}")
+            time.sleep(0.02)  # so that a kill hits here, where it has acted and is not recorded
+            whole = ctx.state
+            decision.outcome = turn
+        limits = {key: fact.value for key, fact in seen["shared/policy"].facts.items()}
+        say(json.dumps([decision.id, limits, [message.content for message in whole.messages]]))
+
+
 if __name__ == "__main__":
-    {role.__name__: role for role in (steps, dies, late, races, counts, adds)}[sys.argv[1]](*sys.argv[2:])
+    {role.__name__: role for role in (steps, dies, late, races, counts, adds, decides)}[sys.argv[1]](*sys.argv[2:])

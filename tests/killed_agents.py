@@ -243,6 +243,41 @@ def cut_adders(url: str, world: Path, cut: Callable[[], None]) -> int:
     return check_count(url, world, killed=0)
 
 
+def kill_deciders(url: str) -> int:
+    """Two processes decide by what several contexts hold; one is killed. What they saw is what their decisions replay as."""
+    told: list[tuple[str, list[Any]]] = []
+    with processes() as start:
+        one, other = start("decides", url, "one"), start("decides", url, "other")
+        for _ in range(6):
+            told += (("one", json.loads(line(one))), ("other", json.loads(line(other))))
+        time.sleep(0.005)  # so that it is hit anywhere, and not just after it spoke
+        one.kill()
+        other.stdin.write("stop\n")
+        other.stdin.flush()
+        # Not `communicate`, which knows nothing of what was read ahead of the lines above.
+        told += (("one", json.loads(said)) for said in one.stdout.read().splitlines() if said.endswith("]]"))
+        told += (("other", json.loads(said)) for said in other.stdout.read().splitlines())
+        assert (one.wait(WAIT_SECONDS), other.wait(WAIT_SECONDS)) == (-signal.SIGKILL, 0)
+    with ContextLog.open(url) as log:
+        for name, (decision_id, limits, contents) in told:
+            policy = log.context("shared/policy").replay(f"decision:{decision_id}").state
+            assert {key: fact.value for key, fact in policy.facts.items()} == limits
+            case = log.context(f"{name}/case").replay(f"decision:{decision_id}").state
+            assert [message.content for message in case.messages] == contents
+        for name in ("one", "other"):
+            events = [one.event for one in log.context(f"decisions/{name}").accepted()]
+            decided = {event.payload["decision_id"] for event in events if event.type == "ctxlog.DecisionRecorded"}
+            assert decided >= {decision_id for who, (decision_id, *_) in told if who == name}
+            read = Counter(event.payload["decision_id"] for event in events if event.type == "ctxlog.ContextRead")
+            # What was done inside is never in the log without what was read before: two streams, decided upon or not.
+            acts = {entry.event.meta["trace"]["causation_id"] for entry in log.context(f"{name}/case").accepted()
+                    if entry.event.payload["role"] == "assistant"}  # fmt: skip
+            assert all(read[decision_id] >= 2 for decision_id in acts)
+            assert len(acts - decided) <= (name == "one")
+        assert verify(log).problems == []
+    return len(told)
+
+
 def check_count(url: str, world: Path, *, killed: int) -> int:
     """What was told is there, once and in order, and little else: whoever is killed may have no time to tell. The count."""
     told = [note["counted"] for note in notes(world)]

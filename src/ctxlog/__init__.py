@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctxlog.client import Context, ContextLog
+    from ctxlog.client.aio import AsyncContext, AsyncContextLog
+    from ctxlog.model.selection import Selection
 
-__all__ = ["Context", "ContextLog"]
+__all__ = ["AsyncContext", "AsyncContextLog", "Context", "ContextLog", "Selection"]
 
-_HOMES = {"ContextLog": "ctxlog.client", "Context": "ctxlog.client"}
+_HOMES = {
+    "AsyncContext": "ctxlog.client.aio",
+    "AsyncContextLog": "ctxlog.client.aio",
+    "Context": "ctxlog.client",
+    "ContextLog": "ctxlog.client",
+    "Selection": "ctxlog.model.selection",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -62,6 +62,28 @@ def test_log_says_what_it_does_not_show_and_shows_it_when_asked(refunds: Program
     assert "conflict" in refunds("log", "refunds/1", "--rejected").out
 
 
+def test_log_shows_a_slice_between_two_points(refunds: Program) -> None:
+    def versions(*options: str) -> list[int]:
+        return [entry["version"] for entry in refunds("log", "refunds/1", *options, "-o", "jsonl").lines]
+
+    assert versions("--since", "1", "--until", "version:3") == [2, 3]
+    assert versions("--since", "1", "-n", "1") == [4]
+    assert versions("--until", "time:2001-01-01T00:00:00Z") == []
+    assert "there is no version 9" in refunds("log", "refunds/1", "--since", "9", code=2).err
+    assert "expected one of latest, N" in refunds("log", "refunds/1", "--until", "yesterday", code=2).err
+    assert "use one of the two" in refunds("log", "refunds/1", "-f", "--until", "3", code=2).err
+
+
+def test_log_counts_what_it_hides_inside_of_a_slice_only(refunds: Program) -> None:
+    refunds("append", "refunds/1", "--fact", "x", "1", "--expected-version", "9", code=1)
+    refunds("append", "refunds/1", "--fact", "x", "1")
+    refunds("append", "refunds/1", "--fact", "x", "2")
+    assert "1 rejected record not shown" in refunds("log", "refunds/1", "-n", "3").err
+    assert "1 rejected record not shown" in refunds("log", "refunds/1", "--since", "4").err
+    for options in (("-n", "2"), ("-n", "1"), ("--since", "5"), ("--until", "4")):
+        assert "not shown" not in refunds("log", "refunds/1", *options).err
+
+
 def test_log_follows_until_ctrl_c_and_shows_what_comes(refunds: Program) -> None:
     running = refunds.start("log", "refunds/2", "-f", "-o", "jsonl")
     assert running.stdout is not None

@@ -55,6 +55,10 @@ def test_processes_that_are_killed_in_an_update_lose_and_double_nothing(url: str
     assert killed_agents.kill_adders(url, world, kills=3, seed=8)
 
 
+def test_decisions_of_processes_of_which_one_is_killed_replay_as_what_they_saw(url: str) -> None:
+    assert killed_agents.kill_deciders(url) >= 12
+
+
 def test_an_append_that_a_broker_has_a_part_of_is_told_and_has_no_effect(url: str) -> None:
     with ContextLog.open(url) as log:
         context = log.context("worker/job")

@@ -72,3 +72,7 @@ def test_processes_that_are_killed_in_an_update_lose_and_double_nothing(url: str
 
 def test_processes_that_update_facts_of_their_own_do_not_disturb_each_other(url: str) -> None:
     killed_agents.count_apart(url, writers=4, times=30)
+
+
+def test_decisions_of_processes_of_which_one_is_killed_replay_as_what_they_saw(url: str) -> None:
+    assert killed_agents.kill_deciders(url) >= 12

@@ -19,6 +19,7 @@ from ctxlog.errors import (
     StorageError,
     ViewsError,
     ViewsFullError,
+    ViewsMemoryError,
 )
 from ctxlog.log.embedded import EmbeddedLog
 from ctxlog.log.memory import MemoryLog
@@ -55,7 +56,7 @@ def once(log: Any, instance: Instance, **options: Any) -> Running:
     return running
 
 
-def _full(times: int, real: Any, *, after: bool = False) -> Any:
+def _full(times: int, real: Any, *, after: bool = False, error: type[ViewsError] = ViewsFullError) -> Any:
     """Fails so many times; before the work is done, or after."""
     left = [times]
 
@@ -64,7 +65,7 @@ def _full(times: int, real: Any, *, after: bool = False) -> Any:
             left[0] -= 1
             if after:
                 real(*arguments)
-            raise ViewsFullError("views: the disk is full")
+            raise error("views: there is no room")
         return real(*arguments)
 
     return fails
@@ -81,7 +82,22 @@ def test_a_full_disk_at_a_commit_pauses_and_nothing_is_skipped_or_doubled(
     running = once(memory, instance, tell=said.append)
     assert [sentence.partition(":")[0] for sentence in said] == ["paused", "goes on."]
     assert running.figures.paused is None
+    assert running.figures.records == sum(memory.bounds(partition).end for partition in range(3))
     assert contents(instance.published) == expected(memory, tmp_path / "whole.duckdb")
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_records_whose_commit_failed_are_counted_once_whether_it_was_kept_or_not(
+    memory: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """A commit is kept where only the checkpoint behind it failed."""
+    write(memory, 30)
+    monkeypatch.setattr(projecting, "BATCH_RECORDS", 7)
+    monkeypatch.setattr(ViewStore, "commit", _full(2, ViewStore.commit, after=after, error=ViewsMemoryError))
+    projector = Projector(memory, tmp_path / "views.duckdb")
+    assert projector.run_once() == sum(memory.bounds(partition).end for partition in range(3))
+    assert projector.run_once() == 0
+    projector.close()
 
 
 def test_a_full_disk_at_a_publication_pauses_and_the_last_one_stays(

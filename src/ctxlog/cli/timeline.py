@@ -1,4 +1,4 @@
-"""`ctxlog log`: a stream event by event, in the order in which the log decided them."""
+"""`ctxlog log`: a stream event by event, or a slice of it, in the order in which the log decided them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ctxlog.cli.output import columns, line, note, paint, print_list
 from ctxlog.cli.session import Opened, Session, UnknownStreamError, complete_streams, log_option, output_option
 
 if TYPE_CHECKING:
+    from ctxlog.model.points import Point
     from ctxlog.replay.history import Entry
 
 WAIT_SECONDS = 0.5
@@ -30,16 +31,21 @@ NARROW, NARROWER = 80, 60
 @click.command(
     "log",
     short_help="Follow one stream, event by event",
-    epilog="\b\nExamples:\n  ctxlog log refunds/1\n  ctxlog log refunds/1 -f\n  ctxlog log refunds/1 -n 20 -o jsonl",
+    epilog="\b\nExamples:\n  ctxlog log refunds/1\n  ctxlog log refunds/1 -f\n  ctxlog log refunds/1 -n 20 -o jsonl\n"
+    "  ctxlog log refunds/1 --since 3 --until time:2026-11-22T14:02:00Z",
 )
 @click.argument("stream", shell_complete=complete_streams)
 @click.option("-f", "--follow", is_flag=True, help="Wait for more until Ctrl-C, which ends it with exit code 0.")
+@click.option("--since", metavar="POINT", help="Only what came after this point: 3, event:ID, time:2026-11-22T14:02:00Z …")
+@click.option("--until", metavar="POINT", help="Only what came up to this point.")
 @click.option("-n", "--last", type=click.IntRange(min=0), metavar="N", help="Only the last N that are shown.")
 @click.option("--rejected", is_flag=True, help="Also the records that do not count, each with the reason.")
 @log_option
 @output_option
 @click.pass_obj
-def log_command(session: Session, stream: str, follow: bool, last: int | None, rejected: bool) -> None:
+def log_command(
+    session: Session, stream: str, follow: bool, since: str | None, until: str | None, last: int | None, rejected: bool
+) -> None:
     """Print the timeline of STREAM, oldest first: version, time by the log's clock in UTC, type, who wrote it, what it says.
 
     Where the output is no terminal, each line has the whole time and nothing is cut. -o json and jsonl give everything of each
@@ -47,6 +53,11 @@ def log_command(session: Session, stream: str, follow: bool, last: int | None, r
     """
     if follow and session.output == "json":
         raise click.UsageError("-f prints a list without end, which is no JSON object; use -o jsonl.")
+    if follow and until is not None:
+        raise click.UsageError("-f waits for more without end, and --until names one; use one of the two.")
+    from ctxlog.model.points import parse_point
+
+    begin, end = (None if at is None else parse_point(at) for at in (since, until))
     with session.reading() as opened:
         try:
             opened.require(stream)
@@ -54,10 +65,8 @@ def log_command(session: Session, stream: str, follow: bool, last: int | None, r
             if not follow:
                 raise
             note(f"{error} Waiting for its first event.")
-        reading = _Reading(opened, stream, rejected, follow)
+        reading = _Reading(opened, stream, rejected, follow, begin, end, last)
         entries = reading.to_now()
-        if last is not None:
-            entries = iter(deque(entries, maxlen=last))
         if follow:
             entries = _chained(entries, reading)
         try:
@@ -76,11 +85,23 @@ def log_command(session: Session, stream: str, follow: bool, last: int | None, r
 class _Reading:
     """The entries that are to be shown, and the numbers of those that are not."""
 
-    def __init__(self, opened: Opened, stream_id: str, rejected: bool, follow: bool) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        stream_id: str,
+        rejected: bool,
+        follow: bool,
+        since: Point | None,
+        until: Point | None,
+        last: int | None,
+    ) -> None:
         from ctxlog.replay.history import Historian
 
         self._opened = opened
-        self._historian = Historian(opened.replayer, stream_id)
+        # One more than is shown: what is hidden before the first that is shown is no part of it.
+        more = None if last is None else last + 1
+        self._historian = Historian(opened.replayer, stream_id, since=since, until=until, last=more)
+        self._last = last
         self._partition = opened.replayer.reader.partition(stream_id)
         self._stream_id = stream_id
         self._rejected = rejected
@@ -90,8 +111,26 @@ class _Reading:
 
     def to_now(self) -> Iterator[Entry]:
         """What the log holds now."""
+        return self._all_to_now() if self._last is None else self._last_to_now(self._last)
+
+    def _last_to_now(self, last: int) -> Iterator[Entry]:
+        kept: deque[tuple[Entry, Counter[str]]] = deque()
+        dropped = False
+        for entry in self._all_to_now():
+            kept.append((entry, self._hidden))
+            self._hidden = Counter()
+            if len(kept) > last:
+                kept.popleft()
+                dropped = True
+        for number, (_, hidden) in enumerate(kept):
+            if number or not dropped:
+                self._hidden += hidden
+        yield from (entry for entry, _ in kept)
+
+    def _all_to_now(self) -> Iterator[Entry]:
         self._end = self._opened.replayer.end(self._stream_id)
         yield from self._shown(self._historian.read_on(self._end))
+        self._historian.check()
         if self._rejected and not self._follow:  # Whoever follows sees them when they are decided.
             yield from self._historian.open()
 

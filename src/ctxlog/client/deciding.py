@@ -14,11 +14,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar, Token
-from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from ctxlog.core.canonical import canonical_json
 from ctxlog.core.digests import sha256
@@ -26,7 +25,7 @@ from ctxlog.errors import CtxlogError, InvalidInputError
 from ctxlog.model.ids import check_agent_id, check_id
 from ctxlog.model.jsontext import json_text
 from ctxlog.model.reads import Taken, taken
-from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window
+from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, SelectionOptions, TokenCounter, Window
 from ctxlog.model.state import ContextState
 from ctxlog.replay.decisions import DECISIONS
 from ctxlog.uuids import uuid7
@@ -119,36 +118,50 @@ class Decision:
     def outcome(self, value: Any) -> None:
         self._outcome = None if value is None else json_text(value)
 
+    @overload
     def read(
         self,
         context: Context,
+        selection: Selection | None = None,
         *,
-        max_messages: int | None = None,
-        scopes: Sequence[str] | None = None,
-        fact_prefixes: Sequence[str] | None = None,
-        max_tokens: int | None = None,
-        last: timedelta | str | None = None,
         counter: TokenCounter = APPROXIMATE_TOKENS,
-    ) -> Window:
+        **options: Unpack[SelectionOptions],
+    ) -> Window: ...
+
+    @overload
+    def read(self, context: Selection, *, counter: TokenCounter = APPROXIMATE_TOKENS) -> dict[str, Window]: ...
+
+    def read(
+        self,
+        context: Context | Selection,
+        selection: Selection | None = None,
+        *,
+        counter: TokenCounter = APPROXIMATE_TOKENS,
+        **options: Unpack[SelectionOptions],
+    ) -> Window | dict[str, Window]:
         """The part of a context that the decision is to rest on, as `Context.window` selects it; it is recorded as read.
+
+        Args:
+            context: The context; or a selection of several, of which `ContextLog.window` gives the parts.
+            selection: What is asked for of a context; everything where not given.
+            counter: Counts tokens.
+            options: The members of a `Selection`, in place of one.
 
         Raises:
             InvalidInputError: An argument cannot be used, or the decision is not being made.
         """
-        if context._owner is not self.owner:
-            raise InvalidInputError(f"decision {self.id}: {context.stream_id!r} is of another log; nothing was read.")
         if self._token is None or self._ended:
             raise InvalidInputError(f"decision {self.id}: read inside of its `with` statement; nothing was read.")
+        if isinstance(context, Selection):
+            if selection is not None or options:
+                raise InvalidInputError(f"decision {self.id}: a selection of several contexts says all; nothing was read.")
+        elif context._owner is not self.owner:
+            raise InvalidInputError(f"decision {self.id}: {context.stream_id!r} is of another log; nothing was read.")
         token = _current.set(self)  # Of decisions inside each other it is this one's read.
         try:
-            return context.window(
-                max_messages=max_messages,
-                scopes=scopes,
-                fact_prefixes=fact_prefixes,
-                max_tokens=max_tokens,
-                last=last,
-                counter=counter,
-            )
+            if isinstance(context, Selection):
+                return self.owner.window(context, counter=counter)
+            return context.window(selection, counter=counter, **options)
         finally:
             _current.reset(token)
 
@@ -236,10 +249,18 @@ class Decision:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.leave()
+        self.record(kind, error)
+
+    def leave(self) -> None:
+        """Be the current one no more. Nothing is written yet."""
         self._ended = True
         if self._token is not None:
             with contextlib.suppress(ValueError):  # It ends in another context than it began in, as generators can.
                 _current.reset(self._token)
+
+    def record(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        """Write what was read and what came of it, once it was left: with `error`, or without."""
         try:
             self._record(None if kind is None else kind.__name__)
         except CtxlogError as failed:

@@ -12,12 +12,10 @@ from typing import Any, Self, TypeVar
 from ctxlog.client.context import Context
 from ctxlog.client.deciding import Decision
 from ctxlog.client.options import Encoded
+from ctxlog.client.watching import Watch
 from ctxlog.codec.framing import PREFIX_BYTES_MAX
 from ctxlog.errors import (
-    AbandonedError,
-    ConflictError,
     IndeterminateError,
-    IntegrityError,
     InvalidInputError,
     LineageError,
     LogBusyError,
@@ -28,10 +26,11 @@ from ctxlog.log.protocol import EventLog, OutcomeUnknownError, SchemaIds
 from ctxlog.log.publication import Publisher, wait_until_shown
 from ctxlog.model.outcomes import Acknowledged, Committed
 from ctxlog.model.points import Point, parse_point
-from ctxlog.model.records import MAX_RECORD_BYTES, NewRecord, Position, Rejected
+from ctxlog.model.records import MAX_RECORD_BYTES, NewRecord, Position
+from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window
 from ctxlog.model.state import ContextState
 from ctxlog.replay.cuts import Cut, cut_of
-from ctxlog.replay.replayer import Outcome, Replayer, Seen, StreamCursor
+from ctxlog.replay.replayer import Replayer, Seen, StreamCursor
 from ctxlog.replay.snapshots import SnapshotStore
 from ctxlog.replay.summaries import StreamSummary, matching, summarize
 
@@ -152,6 +151,23 @@ class ContextLog:
         self._settle()
         return matching(self.log, pattern)
 
+    def window(self, selection: Selection, *, counter: TokenCounter = APPROXIMATE_TOKENS) -> dict[str, Window]:
+        """The parts of several contexts that a model gets to see, by stream; expiry is judged now.
+
+        Each context is read by itself: what others write meanwhile may be in one and not in another.
+
+        Args:
+            selection: Which streams, and what of each. A stream that is named and does not exist has an empty part; a pattern
+                that none matches brings none.
+            counter: Counts tokens.
+
+        Raises:
+            InvalidInputError: The selection names no streams, or more than 100.
+        """
+        from ctxlog.client.windows import windows
+
+        return windows(self, selection, counter)
+
     def cut(self, pattern: str = "*", at: str | int | Point = "latest") -> Cut:
         """The version of each matching stream at a point, from which `cut:FILE` replays the same states again.
 
@@ -181,7 +197,7 @@ class ContextLog:
             )
         replayer = self.replayer
         partition = replayer.reader.partition(error.stream_id)
-        watch = _Watch(error.event_ids, one=error.conditional)
+        watch = Watch(error.event_ids, one=error.conditional)
         try:
             cursor = self._from_zero(error.stream_id, self._caught_up(partition), watch)
             records = watch.undecided(error.records)
@@ -315,7 +331,7 @@ class ContextLog:
     ) -> Committed | None:
         """What the log decided about an append, read from its own records. None: it cannot be seen."""
         (partition, first), last = positions[0], positions[-1].offset
-        watch = _Watch(event_ids)
+        watch = Watch(event_ids)
         with self._holding(stream_id, self._caught_up(partition)) as end:
             cursor = self._cursors.get(stream_id)
             # Another thread of this process may have read past the records between the append and here.
@@ -327,83 +343,12 @@ class ContextLog:
                 self._read_on(stream_id, end, watch)
         if passed or watch.repeated:
             # Repeated: the same ids were appended before, and what became of them stands further up.
-            watch = _Watch(event_ids)
+            watch = Watch(event_ids)
             self._from_zero(stream_id, max(last + 1, self._caught_up(partition)), watch)
         return watch.result(stream_id, partition, event_ids, expected)
 
-    def _from_zero(self, stream_id: str, end: int, watch: _Watch) -> StreamCursor:
+    def _from_zero(self, stream_id: str, end: int, watch: Watch) -> StreamCursor:
         """A cursor from the stream's beginning to `end`, past a watch."""
         cursor = self.replayer.open(stream_id, end=0)
         self.replayer.advance(cursor, end, seen=watch)
         return cursor
-
-
-class _Watch:
-    """Sees what becomes of one append while a cursor reads on. The first decision about its id is the one that counts."""
-
-    def __init__(self, event_ids: Sequence[str], *, one: bool = True) -> None:
-        self._event_ids = event_ids
-        self._one = one
-        self._apart: set[str] = set()
-        self._last_id = event_ids[-1]
-        self._append_id = event_ids[0] if one else self._last_id
-        self._version: int | None = None
-        self._reason: str | None = None
-        self._offset = -1
-        self._actual = 0
-
-    def __call__(self, outcomes: Sequence[Outcome], version: int) -> None:
-        for outcome in outcomes:
-            if outcome.event is None:
-                continue
-            meta = outcome.event.meta
-            if not self._one and meta["append"] is None and not (isinstance(outcome, Rejected) and outcome.reason == "malformed"):
-                self._apart.add(meta["event_id"])
-            if self._decided:
-                continue
-            self._actual = version
-            # An event id may have come in with another append too, whose outcome is not this one's.
-            if (meta["append"]["id"] if meta["append"] else meta["event_id"]) == self._append_id:
-                self._note(outcome)
-
-    @property
-    def _decided(self) -> bool:
-        return self._version is not None or self._reason in ("conflict", "abandoned")
-
-    @property
-    def repeated(self) -> bool:
-        """Whether all that was seen is a copy of what the log had before."""
-        return not self._decided and self._reason == "duplicate"
-
-    def undecided(self, records: Sequence[NewRecord]) -> list[NewRecord]:
-        """Those of the append's records that the log has not decided about, as far as was seen."""
-        if self._one:
-            return [] if self._decided else list(records)
-        return [record for record, event_id in zip(records, self._event_ids, strict=True) if event_id not in self._apart]
-
-    def _note(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Rejected):
-            self._reason = outcome.reason
-            self._offset = max(outcome.offset, outcome.decided_at)
-        elif outcome.event.meta["event_id"] == self._last_id:
-            self._version, self._offset = outcome.version, outcome.offset
-
-    def result(self, stream_id: str, partition: int, event_ids: Sequence[str], expected: str) -> Committed | None:
-        """The outcome, or the error that it is. None: nothing was seen of the append."""
-        position = Position(partition, self._offset)
-        if self._version is not None:
-            return Committed(self._version, position, tuple(event_ids))
-        match self._reason:
-            case None:
-                return None
-            case "abandoned":
-                raise AbandonedError(stream_id)
-            case "conflict" | "duplicate" | "malformed":
-                if self._reason != "conflict":  # Not a precondition: the ids are those of another append.
-                    expected = f"event ids that no other append has ({self._reason})"
-                raise ConflictError(stream_id, self._actual, expected=expected, position=str(position))
-            case reason:
-                raise IntegrityError(
-                    f"stream {stream_id!r}: expected {position} to be a record of this append, found it {reason}; "
-                    "nothing was changed. Run `ctxlog verify`."
-                )

@@ -14,7 +14,7 @@ import contextlib
 import inspect
 import json
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from ctxlog.client.appending import make_event
 from ctxlog.client.options import AppendOptions
@@ -61,8 +61,32 @@ class _Found(NamedTuple):
     end: int
 
 
+class Known(NamedTuple):
+    """The call has its result: what is recorded."""
+
+    value: Any
+
+
+class Held(NamedTuple):
+    """Somebody else runs the call: until when at most, µs since 1970 UTC, and where the log ended when that was seen."""
+
+    expires_at: int
+    end: int
+
+
+class Taken(NamedTuple):
+    """The call is to be run here: the version from which on it must not change, and until when, µs since 1970 UTC."""
+
+    version: int
+    expires_at: int
+
+
 class Once:
-    """A call of a tool that is made once. Arguments as `Context.tool_once` takes them."""
+    """A call of a tool that is made once. Arguments as `Context.tool_once` takes them.
+
+    `result` is all of it. Who has another way to wait, or to run the tool, goes by `attempt`, and after a `Taken` by `run`, or by
+    `returned` or `failed`.
+    """
 
     def __init__(
         self,
@@ -79,8 +103,8 @@ class Once:
         options: AppendOptions,
     ) -> None:
         check_options("tool_once", options)
-        if not callable(run) or inspect.iscoroutinefunction(run):
-            raise InvalidInputError("run: expected a function that is not async; nothing was run")
+        if not callable(run):
+            raise InvalidInputError("run: expected a function; nothing was run")
         if not 0 < lease_seconds < 1e9:
             raise InvalidInputError("lease_seconds: expected a number above 0; nothing was run")
         self._context = context
@@ -98,17 +122,35 @@ class Once:
 
     def result(self) -> Any:
         """The call's result: what is recorded, or what it returns now. Raises as `Context.tool_once` says."""
-        tries, took = Tries(self._timeout_seconds), Tries(None)
+        if inspect.iscoroutinefunction(self._run_tool):
+            raise InvalidInputError("run: expected a function that is not async; nothing was run")
+        tries = Tries(self._timeout_seconds)
+        while True:
+            found = self.attempt()
+            match found:
+                case Known(value):
+                    return value
+                case Taken():
+                    return self.run(found)
+                case Held():
+                    owner = self._context._owner
+                    seconds = self.wait_seconds(found, tries)
+                    owner.log.wait(owner.replayer.reader.partition(self._context.stream_id), found.end, seconds)
+                case _:
+                    assert_never(found)
+
+    def attempt(self) -> Known | Held | Taken:
+        """Find the call's result, or take the lease; nobody is waited for."""
+        took = Tries(None)
         while True:
             found = self._look()
             call = found.call
             if call is not None:
                 self._check_same(call)
                 if call.status == "returned":
-                    return self._recorded(call, redacted=found.redacted)
+                    return Known(self._recorded(call, redacted=found.redacted))
                 if call.status == "open" and is_held(call, _now()):
-                    self._wait(call, found.end, tries)
-                    continue
+                    return Held(call.lease.expires_at if call.lease is not None else 0, found.end)
             expires_at = _now() + self._lease_us
             try:
                 taken = self._take(call, found.version, expires_at)
@@ -116,7 +158,7 @@ class Once:
                 took.pause()  # Somebody else was faster.
                 continue
             if _now() < expires_at:  # It may have taken long to learn that it was taken.
-                return self._run(taken, expires_at)
+                return Taken(taken, expires_at)
 
     def _look(self) -> _Found:
         def take(cursor: StreamCursor) -> _Found:
@@ -151,14 +193,11 @@ class Once:
             raise NoResultError(self._context.stream_id, self._key, str(value[UNRECORDED]))
         return value
 
-    def _wait(self, call: ToolCall, end: int, tries: Tries) -> None:
-        """Until something new is in the partition, the lease ends, or there is no more time."""
-        expires_at = call.lease.expires_at if call.lease is not None else 0
+    def wait_seconds(self, held: Held, tries: Tries) -> float:
+        """How long to wait before the next look: until the lease ends, or there is no more time. Raises `CallHeldError`."""
         if tries.over:
-            raise CallHeldError(self._context.stream_id, self._key, expires_at)
-        seconds = min(WAIT_SECONDS, tries.left, max(expires_at - _now(), 0) / 1_000_000)
-        owner = self._context._owner
-        owner.log.wait(owner.replayer.reader.partition(self._context.stream_id), end, seconds)
+            raise CallHeldError(self._context.stream_id, self._key, held.expires_at)
+        return min(WAIT_SECONDS, tries.left, max(held.expires_at - _now(), 0) / 1_000_000)
 
     def _take(self, call: ToolCall | None, version: int, expires_at: int) -> int:
         """Take the lease; the version from which on the call must not change. Raises `ConflictError`: somebody was faster."""
@@ -175,43 +214,51 @@ class Once:
         )
         return committed(self._context, event, self._expecting(version)).version
 
-    def _run(self, taken: int, expires_at: int) -> Any:
+    def run(self, taken: Taken) -> Any:
+        """Run the tool, and record how it ended."""
         try:
             result = self._run_tool(self._arguments)
             if inspect.isawaitable(result):
                 raise InvalidInputError("run: expected a result, found something to be awaited; the tool did not run")
         except BaseException as raised:
-            # Recorded whatever it is, an interrupt too: the tool runs no longer, and who comes next need not wait for the lease.
-            text = f"{type(raised).__name__}: {raised}"[:FAILURE_CHARS_MAX]
-            try:
-                self._record(text, taken, expires_at, failed=True)
-            except CtxlogError as error:
-                raised.add_note(f"ctxlog did not record that the call failed: {error}")
+            self.failed(raised, taken)
             raise
+        return self.returned(result, taken)
+
+    def failed(self, raised: BaseException, taken: Taken) -> None:
+        """Record what the tool raised: whatever it is, an interrupt too. It runs no longer, and who comes next need not wait."""
+        text = f"{type(raised).__name__}: {raised}"[:FAILURE_CHARS_MAX]
+        try:
+            self._record(text, taken, failed=True)
+        except CtxlogError as error:
+            raised.add_note(f"ctxlog did not record that the call failed: {error}")
+
+    def returned(self, result: Any, taken: Taken) -> Any:
+        """Record what the tool returned; that, as JSON carries it."""
         unrecorded: str | None = None
         value: Any = None
         try:
             value = json.loads(json_text(result))
             if _is_unrecorded(value):
                 raise InvalidInputError(f"an object with the one member {UNRECORDED} is ctxlog's own")
-            self._record(value, taken, expires_at, failed=False)
+            self._record(value, taken, failed=False)
         except (ValueError, RecursionError) as error:
             # That the tool ran is recorded all the same, or it would run again.
             wrong = "is too large for a record" if isinstance(error, RecordTooLargeError) else "cannot be carried by JSON"
             unrecorded = f"what the tool returned (a {type(result).__name__}) {wrong}"
         if unrecorded is not None:
-            self._record({UNRECORDED: unrecorded}, taken, expires_at, failed=False)
+            self._record({UNRECORDED: unrecorded}, taken, failed=False)
             raise NoResultError(self._context.stream_id, self._key, unrecorded)
         return value
 
-    def _record(self, value: Any, taken: int, expires_at: int, *, failed: bool) -> None:
+    def _record(self, value: Any, taken: Taken, *, failed: bool) -> None:
         """Record how the call ended. Raises `LeaseLostError`."""
         text, parts = plain_or_parts(value)
         event = make_event(ToolReturned, call_id=self._key, failed=failed, content=text, parts=parts)
-        tries = Tries(max(expires_at - _now(), 0) / 1_000_000)
+        tries = Tries(max(taken.expires_at - _now(), 0) / 1_000_000)
         while True:
             try:
-                committed(self._context, event, self._expecting(taken))
+                committed(self._context, event, self._expecting(taken.version))
                 return
             except ConflictError:
                 raise LeaseLostError(self._context.stream_id, self._key) from None

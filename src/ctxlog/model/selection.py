@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from ctxlog.errors import InvalidInputError
 from ctxlog.model.jsontext import json_text
@@ -26,11 +26,23 @@ _UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SPAN_MAX = 2**52  # µs: 142 years, so that its beginning is a time that every reader of JSON carries.
 
 
-@dataclass(frozen=True, slots=True)
+class SelectionOptions(TypedDict, total=False):
+    """The members of a `Selection` that are about one context, as arguments."""
+
+    max_messages: int | None
+    scopes: Sequence[str] | None
+    fact_prefixes: Sequence[str] | None
+    max_tokens: int | None
+    last: timedelta | str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """What is asked for. None means no limit.
 
     Attributes:
+        streams: Of which contexts, where several are asked for: their names, or shell patterns as in `ContextLog.streams`. All
+            else is for each of them.
         max_messages: The newest messages, at most so many. A tool result whose call falls outside is left out, because
             providers refuse it.
         scopes: Only what was written for one of these scopes, results of calls included.
@@ -40,6 +52,7 @@ class Selection:
             (units w, d, h, m, s).
     """
 
+    streams: Sequence[str] | None = None
     max_messages: int | None = None
     scopes: Sequence[str] | None = None
     fact_prefixes: Sequence[str] | None = None
@@ -51,7 +64,7 @@ class Selection:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 0):
                 raise InvalidInputError(f"{name}: expected a whole number from 0, found {value!r}")
-        for name in ("scopes", "fact_prefixes"):
+        for name in ("streams", "scopes", "fact_prefixes"):
             if isinstance(getattr(self, name), str):
                 raise InvalidInputError(f"{name}: expected a list of texts, found one text")
         if self.last is not None:
@@ -77,6 +90,7 @@ class Selection:
             "max_tokens": self.max_tokens,
             "occurred_from": self.since(judged_at),
             "scopes": None if self.scopes is None else list(self.scopes),
+            "streams": None if self.streams is None else list(self.streams),
         }
         return json_text({name: value for name, value in members.items() if value is not None})
 

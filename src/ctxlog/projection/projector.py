@@ -61,6 +61,7 @@ class Projector:
 
     Attributes:
         custom: What was added, and what became of it.
+        records: How many it has projected.
 
     Raises:
         ProjectionError: One of the projections is not in order, or failed at an event.
@@ -85,6 +86,7 @@ class Projector:
         self._progress: dict[int, Progress] = {}
         self._assigned: frozenset[int] = frozenset()
         self._turn = 0
+        self._pending: dict[int, tuple[int, int]] = {}
         self._projections = projections
         try:
             self.custom = CustomTables(self.store, projections, anew=anew)
@@ -210,9 +212,11 @@ class Projector:
                 partition: (self._progress[partition].next_offset, step.progress.next_offset) for partition, step in steps.items()
             }
             also = partial(self.custom.add, spans)
+        self._pending = {one.partition: (steps[one.partition].progress.next_offset, len(one.records)) for one in fetched}
         self.store.commit(batch, steps, datetime.now(UTC).replace(tzinfo=None), also)
         self._residents.put(list(batch.streams.values()))
         self._progress.update((partition, step.progress) for partition, step in steps.items())
+        self._pending = {}
         self.records += batch.records
 
     def _take(self, batch: Batch, partition: int, records: Sequence[Record], end: int, *, whole: bool) -> Step:
@@ -275,6 +279,12 @@ class Projector:
         self._residents.clear()
         self.store = ViewStore(self.path, self.log.log_id, self.log.partitions, self.store.memory_mb)
         self.custom = CustomTables(self.store, self._projections)
+        # A commit that failed in its checkpoint was kept, and what it holds is not read again.
+        known = self.store.progress()
+        for partition, (next_offset, records) in self._pending.items():
+            if partition in known and known[partition].next_offset >= next_offset:
+                self.records += records
+        self._pending = {}
 
     def close(self) -> None:
         """Let go of the file."""

@@ -118,6 +118,7 @@ class Running:
         self._stopping = False
         self._projector: Projector | None = None
         self._broken = self._renewing = False
+        self._counted = 0
         self._ends: dict[int, int] = {}
         self._ends_at = float("-inf")
         self._changed: bool | None = None
@@ -234,6 +235,7 @@ class Running:
 
     def _opened(self, file: Path) -> Projector:
         projector = Projector(_Watched(self.log, self), file, (), self._projections)
+        self._counted = 0
         for said in projector.custom.notes:
             self._tell(f"{said}.")
             self._changed = True
@@ -259,11 +261,16 @@ class Running:
         figures, next_offsets = self.figures, projector.next_offsets
         if fetched:
             figures.batches += 1
-            figures.records += sum(len(one.records) for one in fetched)
+        self._count(projector)
         times = {one.partition: one.records[-1].recorded_at / 1000 for one in fetched if one.records}
         figures.measure(next_offsets, self._ends, times)
         if self._share is not None:
             self._share.note(next_offsets)
+
+    def _count(self, projector: Projector) -> None:
+        """Count what it has projected, be it in a commit that failed and was kept."""
+        self.figures.records += projector.records - self._counted
+        self._counted = projector.records
 
     def _renewed(self, projector: Projector) -> None:
         """What was made anew is complete: from now on it is the file."""
@@ -298,6 +305,7 @@ class Running:
         try:
             if self._broken:
                 projector.reopen()
+                self._count(projector)
             while self._changed is not False or not self.instance.published.exists():
                 try:
                     self._publish(projector)

@@ -8,21 +8,19 @@ The end is an offset below the partition's end, or the first record that is too 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import assert_never
 
 from ctxlog.codec.schemas import shipped
 from ctxlog.core.arbitration import RULES, Arbiter
 from ctxlog.core.digests import prefixed, sha256
 from ctxlog.core.evolve import FOLD_VERSION, KNOWN_TYPES
 from ctxlog.core.fold import StreamFold
-from ctxlog.errors import LineageError, PointError
+from ctxlog.errors import LineageError
 from ctxlog.log.protocol import EventLog
-from ctxlog.model.points import AtCut, AtDecision, AtEvent, AtOccurred, AtOffset, AtTime, AtVersion, Latest, Point
+from ctxlog.model.points import AtOccurred, AtTime, Point
 from ctxlog.model.records import Accepted, EventRecord, Position, Record, Rejected
 from ctxlog.model.state import ContextState, Parent
 from ctxlog.replay.chunks import Chunks
-from ctxlog.replay.cuts import read_cut
-from ctxlog.replay.decisions import Reading, version_read
+from ctxlog.replay.limits import limits
 from ctxlog.replay.manifest import Manifest, Replay
 from ctxlog.replay.reader import LogReader
 from ctxlog.replay.snapshots import (
@@ -95,35 +93,10 @@ class Replayer:
             IntegrityError: What the log holds cannot be folded; subclasses say what is wrong.
         """
         end = self.end(stream_id)
-        version, offset_end, time_us = None, end, None
-        reading: Reading | None = None
-        match at:
-            case AtVersion(number):
-                version = number
-            case AtOffset(offset):
-                if offset >= end:
-                    raise PointError(f"{at}: partition {self.reader.partition(stream_id)} ends before offset {end}")
-                offset_end = offset + 1
-            case AtTime(instant):
-                time_us = instant
-            case AtDecision(decision_id):
-                reading = version_read(self, stream_id, decision_id)
-                version = reading.version
-            case AtOccurred() | AtEvent() | AtCut():
-                version = self._version_at(stream_id, at, end)
-            case Latest():
-                pass
-            case _:
-                assert_never(at)
-        cursor = self.open(stream_id, end=offset_end, stop_version=version, time_us=time_us)
-        self.advance(cursor, offset_end, time_us=time_us)
-        fold = cursor.fold
-        if version is not None and fold.version < version:
-            raise PointError(f"stream {stream_id!r} is at version {fold.version}; there is no version {version}")
-        if reading is not None:
-            reading.check(stream_id, fold.head.hex())
-        if isinstance(at, AtCut):
-            read_cut(at.path, self.log.log_id).check(stream_id, fold.version, fold.head.hex())
+        found = limits(self, stream_id, at, end)
+        cursor = self.open(stream_id, end=found.end, stop_version=found.version, time_us=found.time_us)
+        self.advance(cursor, found.end, time_us=found.time_us)
+        found.check(stream_id, cursor.fold.version, cursor.fold.head.hex())
         provisional = isinstance(at, AtTime) and not self._has_later(stream_id, at.time_us, end)
         return self._result(cursor, at, provisional=provisional)
 
@@ -301,25 +274,6 @@ class Replayer:
         )
         snapshot = self._snapshots.save(self.log.log_id, snapshot)
         cursor.chunks, cursor.written = snapshot.chunks, snapshot.written
-
-    def _version_at(self, stream_id: str, at: AtOccurred | AtEvent | AtCut, end: int) -> int:
-        match at:
-            case AtOccurred(instant):
-                version = 0
-                for accepted in self.accepted(stream_id, end):
-                    occurred_at = accepted.event.meta["occurred_at"]
-                    if occurred_at is not None and occurred_at <= instant:
-                        version = accepted.version
-                return version
-            case AtEvent(event_id):
-                for accepted in self.accepted(stream_id, end):
-                    if accepted.event.meta["event_id"] == event_id:
-                        return accepted.version
-                raise PointError(f"{at}: stream {stream_id!r} has no accepted event with this id")
-            case AtCut(path):
-                return read_cut(path, self.log.log_id).version(stream_id)
-            case _:
-                assert_never(at)
 
     def _has_later(self, stream_id: str, time_us: int, end: int) -> bool:
         """Whether a record of the stream's partition is later than an instant, so that nothing can come before it any more."""

@@ -16,6 +16,7 @@ from ctxlog.log.protocol import EventLog
 from ctxlog.model.events import FactSet, MessageAppended
 from ctxlog.model.points import AtCut, AtEvent, AtOccurred, AtOffset, AtTime, AtVersion, Latest, Point
 from ctxlog.model.state import ContextState
+from ctxlog.replay.history import history
 from ctxlog.replay.replayer import Replayer
 from ctxlog.replay.snapshots import SnapshotStore
 from ctxlog.testing.conformance.base import LogCase, everything
@@ -129,6 +130,24 @@ class PointsCase(LogCase):
         for stream_id, state in before.items():
             replay = Replayer(story.contexts.log).replay(stream_id, AtCut(str(file)))
             assert state_bytes(replay.state) == state_bytes(state)
+
+    def test_a_slice_is_what_the_whole_history_tells_between_two_points(
+        self, story: Story, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ctxlog.replay.replayer.SNAPSHOT_EVENTS", 3)
+        store = SnapshotStore(tmp_path / "cache.sqlite")
+        replayer = Replayer(log, store)
+        replayer.replay(STREAM, Latest())
+        whole, end = list(story.context.history()), replayer.end(STREAM)
+        for since in range(len(story.states)):
+            for until in range(since, len(story.states)):
+                found = list(history(replayer, STREAM, end, since=AtVersion(since), until=AtVersion(until)))
+                assert found == whole[since:until]
+            assert list(history(replayer, STREAM, end, last=since)) == whole[len(whole) - since :]
+        for offset in range(end):
+            found = list(history(replayer, STREAM, end, since=AtOffset(offset)))
+            assert found == [entry for entry in whole if entry.effect_offset > offset]
+        store.close()
 
     def test_a_stream_without_events_is_the_empty_context(self, log: EventLog) -> None:
         """Asking too early is a question with an answer, not an error."""
