@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import ormsgpack
 from langchain_core import messages as lc
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import _DeltaSnapshot as DeltaSnapshot
@@ -115,12 +116,13 @@ def with_id(text: str, message_id: str | None) -> str | None:
 
 
 class _Frozen(NamedTuple):
-    """The members of a message of plain values, which nobody else holds."""
+    """The members of a message of plain values, which nobody else holds, and a mark of them that tells 1 from True and 1.0."""
 
     kind: type[lc.BaseMessage]
     data: Json
     extra: Json | None
     fields_set: frozenset[str]
+    mark: int | None
 
 
 class KeptMessage:
@@ -130,14 +132,13 @@ class KeptMessage:
         its_id: Its id in LangChain; None where it has none.
     """
 
-    __slots__ = ("_frozen", "_last", "_source", "_text", "its_id")
+    __slots__ = ("_frozen", "_source", "_text", "its_id")
 
     def __init__(self, its_id: str | None, text: str | None, source: tuple[Json, Json, Sequence[Json]] | None = None) -> None:
         self.its_id = its_id
         self._text = text
         self._source = source
         self._frozen: _Frozen | None = None
-        self._last: lc.BaseMessage | None = None  # The object that was the same when it was compared.
 
     def text(self) -> str:
         """Its JSON text. Raises `IntegrityError`."""
@@ -147,7 +148,7 @@ class KeptMessage:
             return json_text(told_of(*self._source))
         if self._frozen is None:
             raise broken("a message")
-        kind, data, extra, _ = self._frozen
+        kind, data, extra, *_ = self._frozen
         return json_text({"class": kind.__name__, "data": _told(data, extra, kind)})
 
     def restore(self, serde: SerializerProtocol) -> lc.BaseMessage:
@@ -177,7 +178,8 @@ class KeptMessage:
         try:
             if message.__pydantic_private__ is None and plain(message.__dict__) and plain(message.model_extra):
                 fields_set = frozenset(message.model_fields_set)
-                self._frozen = _Frozen(type(message), message.__dict__, message.model_extra, fields_set)
+                data, extra = message.__dict__, message.model_extra
+                self._frozen = _Frozen(type(message), data, extra, fields_set, _mark(data, extra))
                 self._text = self._source = None
         except RecursionError:
             return
@@ -191,13 +193,11 @@ class KeptMessage:
             return dump_message(message, serde) == self.text()
         if type(message) is not frozen.kind:
             return False
-        compared = (message.__dict__, message.model_extra)
-        if message is self._last:  # Somebody may have changed it since, but not into 1.0 where 1 was.
-            return compared == (frozen.data, frozen.extra)
-        if _alike(compared[0], frozen.data) and _alike(compared[1], frozen.extra):
-            self._last = message
-            return True
-        return False
+        data, extra = message.__dict__, message.model_extra
+        if (data, extra) != (frozen.data, frozen.extra):
+            return False
+        mark = _mark(data, extra)
+        return (mark is not None and mark == frozen.mark) or (_alike(data, frozen.data) and _alike(extra, frozen.extra))
 
 
 def told_of(event: Json, extra: Json, calls: Sequence[Json]) -> Json:
@@ -216,6 +216,14 @@ def _copied(value: Any) -> Any:
     if kind is dict:
         return {name: _copied(item) for name, item in value.items()}
     return [_copied(item) for item in value] if kind is list else value
+
+
+def _mark(data: Json, extra: Json | None) -> int | None:
+    """A number that is the same for what is the same in each type; quick. None for what MessagePack cannot carry."""
+    try:
+        return hash(ormsgpack.packb((data, extra)))
+    except TypeError:
+        return None
 
 
 def _alike(one: Any, other: Any) -> bool:
