@@ -1,6 +1,7 @@
-"""LangGraph on ctxlog (`pip install 'ctxlog[langgraph]'`): the checkpointer `CtxlogSaver`, and threads of other savers."""
+"""LangGraph on ctxlog (`pip install 'ctxlog[langgraph]'`): `CtxlogSaver`, threads of other savers, and `CtxlogStore`."""
 
 from ctxlog.adapters.langgraph.importing import ImportedThreads, import_threads
 from ctxlog.adapters.langgraph.saver import CtxlogSaver
+from ctxlog.adapters.langgraph.store import CtxlogStore
 
-__all__ = ["CtxlogSaver", "ImportedThreads", "import_threads"]
+__all__ = ["CtxlogSaver", "CtxlogStore", "ImportedThreads", "import_threads"]
