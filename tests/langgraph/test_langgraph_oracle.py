@@ -149,6 +149,6 @@ def compare(oracle, saver, at):
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_whatever_is_put_is_restored_as_by_the_saver_in_memory(tmp_path_factory, seed):
     run(seed, tmp_path_factory.mktemp("log"))
