@@ -150,7 +150,9 @@ class _Change:
         listed = checkpoint_id and "list" in thread.values.get((ns, checkpoint_id, channel), {})
         old = thread.listed(ns, str(checkpoint_id), channel) if listed else []
         keep = 0
-        while keep < min(len(old), len(messages)) and thread.messages[old[keep]].is_same(messages[keep], serde):
+        for message_id, message in zip(old, messages, strict=False):
+            if not thread.messages[message_id].is_same(message, serde):
+                break
             keep += 1
         self.base = checkpoint_id if keep else None
         self.keep = keep
