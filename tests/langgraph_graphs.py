@@ -71,7 +71,7 @@ class SaidByWrites(TypedDict):
     messages: Annotated[list[AnyMessage], DeltaChannel(appended, snapshot_frequency=5)]
 
 
-def talk_with(saver, kind, *, ids=True, durability="sync", slow=0.0):
+def graph_of(saver, kind, *, ids=True, slow=0.0):
     """A graph that says twelve messages, of which every third asks for a tool and every fourth has its answer."""
 
     def say(state):
@@ -89,6 +89,11 @@ def talk_with(saver, kind, *, ids=True, durability="sync", slow=0.0):
     graph.add_node("say", say)
     graph.add_edge(START, "say")
     graph.add_conditional_edges("say", lambda state: "say" if len(state["messages"]) < 12 else END)
-    built = graph.compile(checkpointer=saver)
+    return graph.compile(checkpointer=saver)
+
+
+def talk_with(saver, kind, *, durability="sync", **options):
+    """As `graph_of`, and it has said them."""
+    built = graph_of(saver, kind, **options)
     built.invoke({"messages": [HumanMessage("message 00.", id="m0")]}, thread("t"), durability=durability)
     return built
