@@ -243,6 +243,20 @@ class NewerEventError(IntegrityError):
         )
 
 
+class ProofError(IntegrityError):
+    """A Merkle proof does not show what it is said to show.
+
+    Attributes:
+        kind: `inclusion` or `consistency`.
+        reason: Why not.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind = kind
+        self.reason = reason
+        super().__init__(f"{kind} proof: {reason}; it shows nothing")
+
+
 class BelowHorizonError(IntegrityError):
     """The partition no longer holds its first records, so no stream in it can be folded from its beginning."""
 
