@@ -1,4 +1,4 @@
-"""RFC 9162, section 2.1, a second time: written from the recursive definitions there, with the leaves in a list. Imports nothing."""
+"""RFC 9162, section 2.1, a second time: the recursive definitions as they stand there, over the leaves in a list."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_no_changed_proof_of_inclusion_passes() -> None:
             changed += [(proof, flipped(leaf, dice.randrange(256)), root(size)), (proof, LEAVES[index], root(size))]
             changed += [(proof, leaf, flipped(root(size), dice.randrange(256)))]
             changed += [(proof, leaf, root(other)) for other in (size - 1, size + 1) if other <= SIZE]
-            changed += [(proof._replace(index=other), leaf, root(size)) for other in {*range(-1, size + 2)} - {index}]
+            changed += [(proof._replace(leaf=other), leaf, root(size)) for other in {*range(-1, size + 2)} - {index}]
             # Of other sizes, those where the way to the root turns elsewhere. (Beside the others a path leads to the same root:
             # which size a root has, says whoever signed it.)
             changed += [(proof._replace(size=other), leaf, root(size)) for other in (0, index, 2 * size + 2, 4 * size + 4)]

@@ -1,4 +1,4 @@
-"""Merkle proofs: that a record is in the tree under a root, and that one root's tree begins another's (RFC 9162, 2.1.3 and 2.1.4).
+"""Merkle proofs (RFC 9162, 2.1.3 and 2.1.4): that a leaf is in the tree under a root, and that one tree begins with another.
 
 A proof is made from the nodes of a tree by whoever has them, and checked with nothing but SHA-256 by whoever has two roots, or a
 leaf and a root. The checks follow the RFC step by step; what they refuse is a `ProofError` that says why.
@@ -16,9 +16,9 @@ PATH_MAX = 64
 
 
 class InclusionProof(NamedTuple):
-    """That the leaf at `index` is in a tree of `size` leaves: the hashes beside the way from the leaf up to the root."""
+    """That leaf number `leaf` is in a tree of `size` leaves: the hashes beside the way from the leaf up to the root."""
 
-    index: int
+    leaf: int
     size: int
     path: tuple[bytes, ...]
 
@@ -82,10 +82,10 @@ def check_inclusion(proof: InclusionProof, leaf: bytes, root: bytes) -> None:
     Raises:
         ProofError: It is not shown.
     """
-    _check_shape("inclusion", proof.path, proof.index, proof.size)
-    if not 0 <= proof.index < proof.size:
-        raise ProofError("inclusion", f"leaf {proof.index} cannot be in a tree of {proof.size} leaves")
-    place, last, found = proof.index, proof.size - 1, leaf
+    _check_shape("inclusion", proof.path, proof.leaf, proof.size)
+    if not 0 <= proof.leaf < proof.size:
+        raise ProofError("inclusion", f"leaf {proof.leaf} cannot be in a tree of {proof.size} leaves")
+    place, last, found = proof.leaf, proof.size - 1, leaf
     for beside in proof.path:
         if last == 0:
             raise ProofError("inclusion", "the path is longer than the way to the root")
