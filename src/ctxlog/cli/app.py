@@ -44,9 +44,11 @@ COMMANDS = {
     "projector": Entry("SQL", "projector", "Keep DuckDB views of the log up to date"),
     "replay": Entry("prove", "prove", "Recompute a context at any point, with a manifest"),
     "verify": Entry("prove", "prove", "Check the log, or a manifest against it"),
+    "sign": Entry("prove", "sign", "Sign what is in the log, so that changes show"),
     "demo": Entry("run", "demo", "See ctxlog at work"),
     "doctor": Entry("run", "doctor", "Say what is wrong with the setup, and what to do"),
     "schemas": Entry("run", "schemas", "List, check and register schemas"),
+    "keys": Entry("run", "keys", "Make, replace and list the keys for signing"),
     "completion": Entry("run", "completion", "Print the completion script for bash, zsh or fish"),
 }
 
