@@ -197,9 +197,8 @@ def cache_folder(said: str | None, log_id: str) -> Path | None:
         return None
 
 
-def tree_file(opened: OpenedLog) -> Path | None:
+def tree_file(log: EventLog) -> Path | None:
     """Where a log's Merkle trees are kept: beside its other caches; None where it has none."""
-    log: object = opened.log
     from ctxlog.log.embedded import EmbeddedLog
     from ctxlog.replay.index import IndexedLog
 
@@ -227,7 +226,7 @@ def heads_folder(said: str | None, keys: Path) -> Path:
     return Path(said) if said else keys / "heads"
 
 
-def check_outside(opened: OpenedLog, *folders: Path) -> None:
+def check_outside(log: EventLog, *folders: Path) -> None:
     """Refuse folders of keys and heads that lie in the log's own: who can rewrite the log must not get hold of them.
 
     Raises:
@@ -235,7 +234,6 @@ def check_outside(opened: OpenedLog, *folders: Path) -> None:
     """
     from ctxlog.log.embedded import EmbeddedLog
 
-    log: object = opened.log
     if not isinstance(log, EmbeddedLog):
         return
     inside = log.folder.resolve()

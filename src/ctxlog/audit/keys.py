@@ -65,18 +65,18 @@ class KeyFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def keys(self) -> list[StoredKey]:
+    def stored(self) -> list[StoredKey]:
         """All keys whose public half is there, oldest first.
 
         Raises:
             SigningKeyError: A file cannot be read.
         """
-        found = list(self._stored())
+        found = list(self._read())
         follower = {one.after: one.key.short for one in found if one.after is not None}
         found = [one._replace(follower=follower.get(one.key.short)) for one in found]
         return sorted(found, key=lambda one: (one.created_at, one.after is not None, one.key))
 
-    def _stored(self) -> Iterator[StoredKey]:
+    def _read(self) -> Iterator[StoredKey]:
         if not self.path.is_dir():
             return
         for file in sorted(self.path.glob(f"*{_PUBLIC_SUFFIX}")):
@@ -95,7 +95,7 @@ class KeyFolder:
             InvalidInputError: No key can have this name.
             SigningKeyError: There is a key of this name, or the folder cannot be written.
         """
-        if any(one.key.name == name for one in self.keys()):
+        if any(one.key.name == name for one in self.stored()):
             raise SigningKeyError(
                 f"{self.path}: there is a key {name!r}; nothing was made. `ctxlog keys rotate` makes a new one."
             )
@@ -136,7 +136,7 @@ class KeyFolder:
 
     def before(self, key: SigningKey) -> list[SigningKey]:
         """The keys that a key follows, directly or not, newest first, as far back as their private halves are there."""
-        stored = {one.key.short: one for one in self.keys()}
+        stored = {one.key.short: one for one in self.stored()}
         found: list[SigningKey] = []
         one = stored.get(key.verify_key.short)
         while one is not None and one.after in stored and len(found) < len(stored):
@@ -147,7 +147,7 @@ class KeyFolder:
         return found
 
     def _chosen(self, named: str | None) -> StoredKey:
-        keys = self.keys()
+        keys = self.stored()
         names = sorted({one.key.name for one in keys})
         if not keys:
             raise SigningKeyError(f"{self.path}: there is no key; nothing was signed. `ctxlog keys create NAME` makes one.")

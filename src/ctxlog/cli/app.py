@@ -43,7 +43,7 @@ COMMANDS = {
     "query": Entry("SQL", "query", "Ask the DuckDB views of the log in SQL"),
     "projector": Entry("SQL", "projector", "Keep DuckDB views of the log up to date"),
     "replay": Entry("prove", "prove", "Recompute a context at any point, with a manifest"),
-    "verify": Entry("prove", "prove", "Check the log, or a manifest against it"),
+    "verify": Entry("prove", "verify", "Check the log, or a manifest against it"),
     "sign": Entry("prove", "sign", "Sign what is in the log, so that changes show"),
     "demo": Entry("run", "demo", "See ctxlog at work"),
     "doctor": Entry("run", "doctor", "Say what is wrong with the setup, and what to do"),

@@ -89,7 +89,7 @@ def _print(session: Session, made: StoredKey) -> None:
 def list_command(session: Session, keys: str | None) -> None:
     """List the keys, oldest first, each with the line to hand out."""
     found = _folder(keys)
-    stored = found.keys()
+    stored = found.stored()
     if not session.people:
         print_list("keys", [one.to_dict() for one in stored], session.output, head={"folder": str(found.path)})
         return

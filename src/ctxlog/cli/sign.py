@@ -31,9 +31,9 @@ def signer_of(opened: OpenedLog, named: str | None, keys: str | None, heads: str
 
     folder = KeyFolder(keys_folder(keys))
     where = heads_folder(heads, folder.path)
-    check_outside(opened, folder.path, where)
+    check_outside(opened.log, folder.path, where)
     key = folder.choose(named)
-    with contextlib.closing(LogTree(opened.log, tree_file(opened))) as tree:
+    with contextlib.closing(LogTree(opened.log, tree_file(opened.log))) as tree:
         yield Signer(opened.log, tree, key, HeadFile(where, opened.log.log_id), folder.before(key))
 
 
