@@ -8,9 +8,8 @@ counts twice. What no waiting mends, as a log that is another one, ends the run.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,14 +23,15 @@ from ctxlog.errors import (
     ViewsMemoryError,
     ViewsOutdatedError,
 )
-from ctxlog.log.protocol import Bounds, EventLog
-from ctxlog.model.records import NewRecord, Placed, Record
+from ctxlog.log.protocol import EventLog
+from ctxlog.model.records import Record
 from ctxlog.projection.coverage import coverage_of
 from ctxlog.projection.custom import Projection, SqlViews
 from ctxlog.projection.figures import Figures
 from ctxlog.projection.instance import Instance
 from ctxlog.projection.projector import Fetched, Projector
 from ctxlog.projection.publish import publish
+from ctxlog.projection.watched import WatchedLog
 from ctxlog.replay.keeping import CacheKeeper
 
 PUBLISH_SECONDS = 5.0
@@ -268,7 +268,7 @@ class Running:
             return self._opened(self.instance.draft)
 
     def _opened(self, file: Path) -> Projector:
-        projector = Projector(_Watched(self.log, self), file, (), self._projections)
+        projector = Projector(WatchedLog(self.log, self), file, (), self._projections)
         self._counted = 0
         for said in projector.custom.notes:
             self._tell(f"{said}.")
@@ -399,52 +399,3 @@ class Running:
         if self.figures.paused is not None:
             self.figures.paused = None
             self._tell("goes on.")
-
-
-class _Watched(EventLog):
-    """The log, which says while it is waited for that a stop breaks nothing."""
-
-    def __init__(self, log: EventLog, running: Running) -> None:
-        self.url, self.log_id, self.partitions = log.url, log.log_id, log.partitions
-        self._log = log
-        self._running = running
-
-    @contextlib.contextmanager
-    def _waiting(self) -> Iterator[None]:
-        self._running.waiting = True
-        try:
-            yield
-        finally:
-            self._running.waiting = False
-
-    def append(self, records: Sequence[NewRecord]) -> list[Placed]:
-        return self._log.append(records)
-
-    def bounds(self, partition: int) -> Bounds:
-        with self._waiting():
-            return self._log.bounds(partition)
-
-    def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
-        running = self._running
-        running.waiting = True
-        try:
-            for record in self._log.read(partition, start, end, key=key):
-                running.waiting = False
-                yield record
-                running.waiting = True
-        finally:
-            running.waiting = False
-
-    def offset_at(self, partition: int, time_ms: int) -> int:
-        with self._waiting():
-            return self._log.offset_at(partition, time_ms)
-
-    def keys(self, partition: int) -> Iterator[bytes]:
-        return self._log.keys(partition)
-
-    def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
-        with self._waiting():
-            return self._log.wait(partition, end, timeout_seconds)
-
-    def close(self) -> None:
-        self._log.close()
