@@ -184,8 +184,12 @@ class HeadFile:
             raise InvalidInputError(f"log id {log_id!r} is no UUID; nothing was signed") from None
 
     def heads(self, notes: list[str]) -> list[FoundHead]:
-        """The heads in it; none where there is no file."""
-        return heads_in_file(self.path, notes) if self.path.exists() else []
+        """The heads in it; none where there is no file.
+
+        Raises:
+            InvalidInputError: There is one, and it cannot be read.
+        """
+        return heads_in_file(self.path, notes) if os.path.lexists(self.path) else []
 
     def append(self, head: Head) -> None:
         """Add a head; it is durable when this returns.

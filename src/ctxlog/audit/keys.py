@@ -77,14 +77,18 @@ class KeyFolder:
         return sorted(found, key=lambda one: (one.created_at, one.after is not None, one.key))
 
     def _read(self) -> Iterator[StoredKey]:
-        if not self.path.is_dir():
+        try:
+            files = sorted(file for file in self.path.iterdir() if file.suffix == _PUBLIC_SUFFIX)
+        except FileNotFoundError:
             return
-        for file in sorted(self.path.glob(f"*{_PUBLIC_SUFFIX}")):
+        except OSError as error:
+            raise SigningKeyError(f"{self.path}: cannot be read: {error.strerror}; none of its keys is used") from None
+        for file in files:
             try:
                 first, *more = file.read_text("utf-8").splitlines()
                 key = VerifyKey.parse(first)
             except (OSError, ValueError):
-                raise SigningKeyError(f"{file}: expected a public key, found something else; nothing was signed") from None
+                raise SigningKeyError(f"{file}: expected a public key, found something else; none of the keys is used") from None
             said = {mark: line.removeprefix(mark) for line in more for mark in (_CREATED, _AFTER) if line.startswith(mark)}
             yield StoredKey(key, said.get(_CREATED, ""), said.get(_AFTER), file.with_suffix(_SUFFIX))
 

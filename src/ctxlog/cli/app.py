@@ -22,6 +22,9 @@ from ctxlog.errors import CtxlogError, InvalidInputError
 
 FAILED, USAGE, INTERRUPTED, OUTPUT_CLOSED = 1, 2, 130, 141
 
+TOGETHER = "run"
+"""The group whose commands share a line of the help, so that all fit on one screen."""
+
 
 class Entry(NamedTuple):
     """A command: its group in the help, the module that has it, the line that describes it."""
@@ -105,9 +108,13 @@ class App(click.Group):
         ]
         rows, last = [], ""
         for name, entry in COMMANDS.items():
+            if entry.group == TOGETHER:
+                continue
             group = "" if entry.group == last else entry.group
             last = entry.group
             rows.append(f"  {_accent(f'{group:<6}', fg='cyan')}{_accent(f'{name:<12}', bold=True)}{entry.line}")
+        together = " ".join(name for name, entry in COMMANDS.items() if entry.group == TOGETHER)
+        rows.append(f"  {_accent(f'{TOGETHER:<6}', fg='cyan')}{_accent(together, bold=True)}")
         formatter.write("\n".join([*head, *rows, "", _OPTIONS]))
 
     def invoke(self, ctx: click.Context) -> Any:

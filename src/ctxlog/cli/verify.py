@@ -14,7 +14,7 @@ from ctxlog.cli.keys import keys_option
 from ctxlog.cli.output import line, note, paint, print_json
 from ctxlog.cli.progress import progress
 from ctxlog.cli.session import Opened, Session, complete_streams, log_option, output_option
-from ctxlog.errors import CtxlogError, IntegrityError, InvalidInputError, ViewsError
+from ctxlog.errors import CtxlogError, IntegrityError, InvalidInputError, SigningKeyError, ViewsError
 
 if TYPE_CHECKING:
     from ctxlog.audit.sealed import HeadReport
@@ -137,7 +137,12 @@ def _seals(opened: Opened, heads: tuple[str, ...], trusted: tuple[str, ...], key
     from ctxlog.wiring import heads_folder, keys_folder, tree_file
 
     folder, notes = KeyFolder(keys_folder(keys)), list[str]()
-    known = [read_public_key(said) for said in trusted] if trusted else [one.key for one in folder.stored()]
+    known = [read_public_key(said) for said in trusted]
+    if not trusted:
+        try:
+            known = [one.key for one in folder.stored()]
+        except SigningKeyError as error:
+            notes.append(str(error))
     found = []
     for path in heads:
         given = heads_in_file(Path(path), notes)
