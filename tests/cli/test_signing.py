@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sqlite3
@@ -10,19 +11,40 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Program
+from ctxlog import ContextLog
+from ctxlog.audit.heads import HeadFile
+from ctxlog.audit.keys import KeyFolder
 from ctxlog.audit.notes import Note, VerifyKey
+from ctxlog.audit.signing import Signer
+from ctxlog.audit.tree import LogTree
+from ctxlog.log.embedded import EmbeddedLog
 
 KEYS = {"CTXLOG_KEYS": "keys"}
 NONE = {"CTXLOG_KEYS": "none"}
 
 
 @pytest.fixture
-def signed(refunds: Program) -> Program:
-    """The log of `refunds`, signed; the key is in `keys`, its public half in `public.pub`, the head in `head.txt`."""
-    made = refunds("keys", "create", "example.org/audit", env=KEYS)
-    (refunds.folder / "public.pub").write_text(made.out)
-    (refunds.folder / "head.txt").write_text(refunds("sign", env=KEYS).out)
-    return refunds
+def written(program: Program) -> Program:
+    """A folder with a log of two streams."""
+    with ContextLog.open(f"embedded:{program.folder / '.ctxlog'}") as log:
+        log.context("refunds/1").add_message("user", "Please refund order W-204.")
+        log.context("refunds/1").set_fact("order.total", 129.90)
+        log.context("support/1").add_message("user", "Hello")
+    return program
+
+
+@pytest.fixture
+def signed(written: Program) -> Program:
+    """The same, signed; the key is in `keys`, its public half in `public.pub`, the head in `head.txt`."""
+    folder = written.folder
+    keys = KeyFolder(folder / "keys")
+    (folder / "public.pub").write_text(f"{keys.create('example.org/audit').key}\n")
+    backend = EmbeddedLog(folder / ".ctxlog")
+    with contextlib.closing(backend), contextlib.closing(LogTree(backend, folder / ".ctxlog/tree.sqlite")) as tree:
+        made = Signer(backend, tree, keys.choose(), HeadFile(folder / "keys/heads", backend.log_id)).sign(0)
+    assert made is not None
+    (folder / "head.txt").write_text(str(made.head.note))
+    return written
 
 
 def change(program: Program, statement: str) -> None:
@@ -121,19 +143,19 @@ def test_heads_and_keys_that_are_none_are_refused(signed: Program) -> None:
     assert "heads of log" in said
 
 
-def test_keys_and_heads_in_the_folder_of_the_log_are_refused(refunds: Program) -> None:
-    refunds("keys", "create", "a", "--keys", ".ctxlog/keys")
-    assert "own folder" in refunds("sign", "--keys", ".ctxlog/keys", code=2).err
-    refunds("keys", "create", "a", env=KEYS)
-    assert "own folder" in refunds("sign", "--heads", ".ctxlog/heads", env=KEYS, code=2).err
-    refunds("sign", "--heads", "elsewhere", env=KEYS)
-    assert len(list((refunds.folder / "elsewhere").iterdir())) == 1
+def test_keys_and_heads_in_the_folder_of_the_log_are_refused(written: Program) -> None:
+    written("keys", "create", "a", "--keys", ".ctxlog/keys")
+    assert "own folder" in written("sign", "--keys", ".ctxlog/keys", code=2).err
+    written("keys", "create", "a", env=KEYS)
+    assert "own folder" in written("sign", "--heads", ".ctxlog/heads", env=KEYS, code=2).err
+    written("sign", "--heads", "elsewhere", env=KEYS)
+    assert len(list((written.folder / "elsewhere").iterdir())) == 1
 
 
-def test_without_a_key_nothing_is_signed(refunds: Program) -> None:
-    assert "ctxlog keys create" in refunds("sign", env=KEYS, code=1).err
-    refunds("sign", "--log", "embedded:none", env=KEYS, code=1)
-    assert not (refunds.folder / "none").exists()
+def test_without_a_key_nothing_is_signed(written: Program) -> None:
+    assert "ctxlog keys create" in written("sign", env=KEYS, code=1).err
+    written("sign", "--log", "embedded:none", env=KEYS, code=1)
+    assert not (written.folder / "none").exists()
 
 
 def test_a_log_that_was_changed_is_not_signed_again(signed: Program) -> None:
@@ -163,6 +185,7 @@ def test_the_projector_signs_as_it_goes_and_at_its_end(signed: Program) -> None:
     assert found.out.startswith("verified to offset ")
     assert "unsigned" not in found.err
     signed("projector", "run", "--once", "--sign", "nobody", env=KEYS, code=1)
+    assert signed("verify", "--views").out.startswith("views agree with the log")
 
 
 def test_a_projector_does_not_sign_a_log_that_was_changed(signed: Program) -> None:

@@ -26,6 +26,7 @@ from ctxlog.log.memory import MemoryLog
 from ctxlog.log.protocol import StorageProblem
 from ctxlog.model.events import MessageAppended
 from ctxlog.model.records import NewRecord, Record
+from ctxlog.replay.copying import copy_log
 from mutations import MUTATIONS, mutations
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -352,6 +353,22 @@ def test_verify_makes_no_file_where_none_is_kept(opened: ContextLog, folder: Pat
     (folder / "tree.sqlite").write_bytes(b"noise")
     assert list(kept_leaves(folder / "tree.sqlite", opened.log.log_id, 0, 5)) == []
     assert (folder / "tree.sqlite").read_bytes() == b"noise"
+
+
+def test_a_partition_that_was_signed_and_that_the_log_does_not_have_is_a_problem(opened: ContextLog) -> None:
+    """A log that says of itself that it has fewer partitions must not lose the others without a word."""
+    third = sign_head(opened.log.log_id, 2, 3, bytes(32), [KEY])
+    report = verify(opened, seals=Seals([KEY.verify_key], [FoundHead(third, "elsewhere")]))
+    assert [(problem.where, problem.found) for problem in report.problems] == [("partition 2", "no such partition")]
+
+
+def test_a_copy_of_a_signed_log_is_a_log_that_nobody_signed(opened: ContextLog, heads: Path) -> None:
+    """Its positions are others, and so is its tree."""
+    sign(opened, heads)
+    copy = MemoryLog()
+    copy_log(opened.log, copy)
+    report = verify(ContextLog(copy), seals=Seals([KEY.verify_key], HeadFile(heads, opened.log.log_id).heads([])))
+    assert (report.verdict, report.problems) == (CONSISTENT, [])
 
 
 def test_heads_of_other_logs_say_nothing(opened: ContextLog, heads: Path) -> None:

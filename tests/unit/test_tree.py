@@ -161,6 +161,7 @@ def test_roots_and_proofs_at_every_size_are_those_of_the_definition(path: Path, 
             assert (proof.leaf, proof.size, list(proof.path)) == (index, size, merkle_oracle.path(index, leaves[:size]))
             check_inclusion(proof, hashes[index], roots[size])
             assert (tree.index_of(0, index * step), tree.offset_of(0, index)) == (index, index * step)
+            assert tree.leaf(0, index) == hashes[index]
         for old in sizes:
             if old < size:
                 between = tree.consistency(0, old, size)
@@ -186,6 +187,8 @@ def test_what_is_not_in_the_tree_is_not_proved(path: Path) -> None:
         lambda: tree.consistency(0, 3, 5),
         lambda: tree.consistency(0, 3, 2),
         lambda: tree.offset_of(0, 4),
+        lambda: tree.leaf(0, 4),
+        lambda: tree.leaf(0, -1),
         lambda: tree.offset_of(0, -1),
         lambda: tree.index_of(0, 3),
         lambda: tree.root(1, 0),

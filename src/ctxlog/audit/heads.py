@@ -22,6 +22,7 @@ from ctxlog.audit.notes import Note, SigningKey, VerifyKey, decode_base64, encod
 from ctxlog.codec.control import decode_control
 from ctxlog.core.merkle import HASH_BYTES
 from ctxlog.errors import InvalidInputError, NoteError, StorageError, UndecodableError
+from ctxlog.log.embedded.file import sync_folder
 from ctxlog.log.protocol import EventLog
 from ctxlog.model.records import CONTROL_KEY, Record
 
@@ -210,6 +211,8 @@ class HeadFile:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+            if not end:
+                sync_folder(self.path.parent)
         except OSError as error:
             raise StorageError(
                 f"{self.path}: the head cannot be kept: {error.strerror}; nothing was appended to the log"

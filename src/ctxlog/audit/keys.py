@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ctxlog.audit.notes import SigningKey, VerifyKey
 from ctxlog.errors import InvalidInputError, SigningKeyError
+from ctxlog.log.embedded.file import sync_folder
 
 _SUFFIX, _PUBLIC_SUFFIX = ".key", ".pub"
 _CREATED, _AFTER = "# created ", "# after "
@@ -123,6 +124,7 @@ class KeyFolder:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             _write(private, f"{key.secret_text()}\n", 0o600)
             _write(private.with_suffix(_PUBLIC_SUFFIX), "".join(lines), 0o644)  # Last: a key counts once this is there.
+            sync_folder(self.path)
         except OSError as error:
             raise SigningKeyError(f"{self.path}: no key can be made there: {error.strerror}; nothing was signed") from error
         return StoredKey(public, created, after, private)

@@ -49,6 +49,9 @@ class Signer:
         heads: The file outside the log.
         before: Keys that this one follows, newest first. Until one of its own heads is there, a head is signed by these too, and
             names this key, so that whoever trusts them can follow.
+
+    Attributes:
+        notes: What was passed over in the file outside.
     """
 
     def __init__(self, log: EventLog, tree: LogTree, key: SigningKey, heads: HeadFile, before: Sequence[SigningKey] = ()) -> None:

@@ -160,6 +160,19 @@ class LogTree:
         """
         return self._use(partition, lambda: self._index_of(partition, offset))
 
+    def leaf(self, partition: int, index: int) -> bytes:
+        """Hash of a leaf by its number.
+
+        Raises:
+            InvalidInputError: The tree has no such leaf.
+        """
+
+        def work() -> bytes:
+            self._check_size(partition, index + 1 if index >= 0 else -1)
+            return self._node(partition, 0, index)
+
+        return self._use(partition, work)
+
     def offset_of(self, partition: int, leaf: int) -> int:
         """Offset of the record of a leaf.
 

@@ -235,6 +235,10 @@ class _Verification:
         for partition in range(backend.partitions):
             found.extend(heads_in_log(backend, partition, 0, backend.bounds(partition).end, self.notes))
         trusted, others = trusted_heads(found, seals.keys, self.notes)
+        for one in trusted:
+            if one.head.partition >= backend.partitions:
+                signed = f"{one.head.size} records, signed in {one.where}"
+                self.problems.append(Problem(f"partition {one.head.partition}", signed, "no such partition"))
         return [
             SealedPartition(
                 backend,

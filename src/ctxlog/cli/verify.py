@@ -146,7 +146,7 @@ def _seals(opened: Opened, heads: tuple[str, ...], trusted: tuple[str, ...], key
     found = []
     for path in heads:
         given = heads_in_file(Path(path), notes)
-        ours = [one for one in given if one.head.log_id == opened.log.log_id and one.head.partition < opened.log.partitions]
+        ours = [one for one in given if one.head.log_id == opened.log.log_id]
         if not ours:
             what = f"heads of log {given[0].head.log_id}" if given else "none that can be read"
             raise InvalidInputError(
