@@ -171,6 +171,17 @@ def test_kept_leaves_that_do_not_make_the_signed_root_are_not_believed(tmp_path:
     assert [problem.where for problem in problems] == ["records 0@10 to 0@29"]
 
 
+def test_kept_leaves_that_somebody_else_changed_name_no_wrong_place(tmp_path: Path) -> None:
+    sealed = Sealed(own_log(1), [10, 30], tmp_path)
+    sealed.log._records[0], _ = MUTATIONS["a bit of the value"](sealed.records, 5, random.Random(1))
+    sealed.file.unlink()
+    with contextlib.closing(LogTree(sealed.log, sealed.file)) as tree:
+        tree.catch_up(0)
+    changed, _ = MUTATIONS["a bit of the value"](sealed.records, 20, random.Random(1))
+    _, problems = sealed.held(changed, kept=True)
+    assert [problem.where for problem in problems] == ["records 0@10 to 0@29"]
+
+
 def test_each_of_several_changes_is_named(tmp_path: Path) -> None:
     sealed = Sealed(own_log(1), [40], tmp_path)
     changed = list(sealed.records)

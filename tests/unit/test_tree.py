@@ -28,7 +28,7 @@ from ctxlog.errors import BelowHorizonError, InvalidInputError, StorageError
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import MessageAppended
 from ctxlog.model.records import CONTROL_KEY, NewRecord, Origin, Record
-from writing import PAYLOADS, publish, raw
+from writing import PAYLOADS, Wrapped, publish, raw
 
 HI = MessageAppended(role="user", content="hi")
 
@@ -226,43 +226,45 @@ def test_a_tree_without_a_file_is_kept_while_it_is_open() -> None:
     assert not where.exists()
 
 
-def damage(path: Path, dice: random.Random) -> None:
-    """A bit somewhere in what is kept."""
-    with sqlite3.connect(path) as connection:
-        table, column = dice.choice(
-            [
-                ("tiles", "hashes"),
-                ("tiles", "offsets"),
-                ("progress", "last_digest"),
-                ("progress", "size"),
-                ("progress", "next_offset"),
-            ]
-        )
-        row = connection.execute(f"SELECT rowid, {column} FROM {table} WHERE {column} NOT NULL ORDER BY random()").fetchone()
-        value = row[1]
-        if isinstance(value, bytes):
-            bit = dice.randrange(8 * len(value))
-            value = bytes(byte ^ (1 << bit % 8 if place == bit // 8 else 0) for place, byte in enumerate(value))
-        else:
-            value ^= 1 << dice.randrange(5)
-        connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row[0]))
-    connection.close()
+PLACES = [
+    ("tiles", "hashes", "level = 0 AND number = 0"),
+    ("tiles", "hashes", "level = 0 AND number = 2"),
+    ("tiles", "hashes", "level = 1"),
+    ("tiles", "offsets", "number = 1"),
+    ("tiles", "number", "number = 2"),
+    ("tiles", "first_offset", "number = 1"),
+    ("progress", "next_offset", "true"),
+    ("progress", "size", "true"),
+    ("progress", "last_offset", "true"),
+    ("progress", "last_digest", "true"),
+]
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_a_file_with_a_changed_bit_is_made_anew(path: Path, seed: int) -> None:
+@pytest.mark.parametrize("place", PLACES, ids=" ".join)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_file_with_a_changed_bit_is_made_anew(path: Path, place: tuple[str, str, str], seed: int) -> None:
     log, dice = MemoryLog(), random.Random(seed)
     fill(log, 700)
     tree = LogTree(log, path)
     tree.catch_up(0)
     tree.close()
-    damage(path, dice)
-    tree = LogTree(log, path)
-    leaves = definition(log)
+    table, column, where = place
+    with sqlite3.connect(path) as connection:
+        row, value = connection.execute(f"SELECT rowid, {column} FROM {table} WHERE {where}").fetchone()
+        if isinstance(value, bytes):
+            bit = dice.randrange(8 * len(value))
+            value = bytes(byte ^ (1 << bit % 8 if place == bit // 8 else 0) for place, byte in enumerate(value))
+        else:
+            value ^= 1 << dice.randrange(3, 7)
+        connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
+    connection.close()
+    tree, leaves = LogTree(log, path), definition(log)
+    tree.catch_up(0)
     assert tree.root(0, 701) == merkle_oracle.mth(leaves)
     for index in range(0, 701, 50):
+        assert tree.leaf(0, index) == leaf_hash(leaves[index])
+        assert (tree.offset_of(0, index), tree.index_of(0, index)) == (index, index)
         assert list(tree.inclusion(0, index, 701).path) == merkle_oracle.path(index, leaves)
-    assert tree.offset_of(0, 300) == 300
     tree.close()
 
 
@@ -334,6 +336,26 @@ def test_two_handles_add_to_one_tree_in_turn(path: Path) -> None:
         assert handle.root(0, size) == whole.root(0, size)
         for each in (handle, whole):
             each.close()
+
+
+def test_a_handle_that_another_one_overtakes_adds_nothing_twice(path: Path) -> None:
+    """Between the look at the file and the transaction, another process may have added the same records, or more."""
+    log = MemoryLog()
+    fill(log, 10)
+    other = LogTree(log, path)
+
+    class Overtaken(Wrapped):
+        def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
+            yield from list(self.inner.read(partition, start, end, key=key))
+            fill(log, 3)
+            other.catch_up(0)
+
+    tree = LogTree(Overtaken(log), path)
+    assert tree.catch_up(0).size >= 14
+    size = tree.catch_up(0).size
+    assert tree.root(0, size) == merkle_oracle.mth(definition(log)[:size])
+    for handle in (tree, other):
+        handle.close()
 
 
 def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
