@@ -137,6 +137,22 @@ def test_the_proof_between_any_two_sizes_is_that_of_the_definition_and_holds() -
             check_consistency(proof, root(old), root(new))
 
 
+def test_another_implementation_accepts_our_proofs_and_refuses_changed_ones() -> None:
+    tlog = pytest.importorskip("tlog_scales.tlog", reason="tlog-scales is not installed: `make install`")
+    dice = random.Random(6962)
+    for size in range(1, SIZE + 1):
+        for index in {0, size - 1, dice.randrange(size)}:
+            path = list(prove_inclusion(index, size, node).path)
+            tlog.InclusionProof(index, size, path).check(leaf_hash(LEAVES[index]), root(size))
+            with pytest.raises(tlog.InclusionProofInvalid):
+                tlog.InclusionProof(index, size, path).check(leaf_hash(b"another"), root(size))
+        old = dice.randrange(size + 1)
+        path = list(prove_consistency(old, size, node).path)
+        tlog.ConsistencyProof(old, size, path).check(root(old), root(size))
+        with pytest.raises(tlog.ConsistencyProofInvalid):
+            tlog.ConsistencyProof(old, size, path).check(flipped(root(old), 7), root(size))
+
+
 def flipped(data: bytes, bit: int) -> bytes:
     return bytes(byte ^ (1 << bit % 8 if place == bit // 8 else 0) for place, byte in enumerate(data))
 
