@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -162,6 +163,20 @@ def test_a_file_that_was_torn_while_a_head_was_written_is_gone_on_with(heads: Pa
     assert third is not None
     assert [head.size for head in outside(log, heads)] == [6, 12, 18] if cut < 3 else [6, 18]
     assert [head.size for head in in_log(log)] == [6, 12, 18]
+
+
+def test_a_disk_that_is_full_half_way_through_a_head_leaves_no_half_head(heads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MemoryLog()
+    fill(log)
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, data: write(handle, data[: len(data) // 2]))
+        with pytest.raises(StorageError, match="No space left"):
+            signer(log, heads).sign(0)
+    assert (outside(log, heads), in_log(log)) == ([], [])
+    signed = signer(log, heads).sign(0)
+    assert signed is not None
+    assert outside(log, heads) == in_log(log) == [signed.head]
 
 
 def test_nothing_is_signed_that_is_not_what_was_signed_before(heads: Path) -> None:

@@ -395,7 +395,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(tmp_path: Path, folder: Pa
     log = ContextLog.open(f"embedded:{folder}")
     context = log.context("s")
     dice, sizes = random.Random(20261125), set()
-    for _ in range(15):
+    for _ in range(10):
         context.append([HI] * 200)
         process = subprocess.Popen([sys.executable, "-c", KILLED, folder, path], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
