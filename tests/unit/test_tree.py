@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -268,7 +269,7 @@ def test_a_file_with_a_changed_bit_is_made_anew(path: Path, place: tuple[str, st
     tree.close()
 
 
-@pytest.mark.parametrize("what", ["noise", "empty", "half", "format", "another log", "a folder", "rows gone"])
+@pytest.mark.parametrize("what", ["noise", "empty", "half", "format", "another log", "a folder", "rows gone", "tables gone"])
 def test_a_file_that_is_none_of_this_log_is_made_anew(path: Path, what: str) -> None:
     log = MemoryLog()
     fill(log, 600)
@@ -283,15 +284,19 @@ def test_a_file_that_is_none_of_this_log_is_made_anew(path: Path, what: str) -> 
         other = LogTree(MemoryLog(), path)
         other.catch_up(0)
         other.close()
-    elif what in ("format", "rows gone"):
+    elif what in ("format", "rows gone", "tables gone"):
         with sqlite3.connect(path) as connection:
-            connection.execute("PRAGMA user_version = 77" if what == "format" else "DELETE FROM tiles WHERE number = 1")
+            if what == "tables gone":
+                connection.executescript("DROP TABLE log; DROP TABLE tiles")
+            else:
+                connection.execute("PRAGMA user_version = 77" if what == "format" else "DELETE FROM tiles WHERE number = 1")
         connection.close()
     else:
         path.write_bytes({"noise": random.Random(1).randbytes(9000), "empty": b"", "half": content[: len(content) // 2]}[what])
     tree = LogTree(log, path)
     tree.catch_up(0)
     assert tree.root(0, 601) == merkle_oracle.mth(definition(log))
+    assert (tree._file.path == path) == (what != "a folder")
     tree.close()
 
 
@@ -336,6 +341,24 @@ def test_two_handles_add_to_one_tree_in_turn(path: Path) -> None:
         assert handle.root(0, size) == whole.root(0, size)
         for each in (handle, whole):
             each.close()
+
+
+def test_handles_that_make_the_file_at_once_share_it(path: Path) -> None:
+    log = MemoryLog()
+    fill(log, 300)
+    handles = [LogTree(log, path) for _ in range(8)]
+    threads = [threading.Thread(target=handle.catch_up, args=(0,)) for handle in handles]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM log").fetchone() == (1,)
+    connection.close()
+    for handle in handles:
+        assert handle.root(0, 301) == merkle_oracle.mth(definition(log))
+        assert handle._file.path == path
+        handle.close()
 
 
 def test_a_handle_that_another_one_overtakes_adds_nothing_twice(path: Path) -> None:

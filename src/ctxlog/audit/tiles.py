@@ -32,20 +32,18 @@ BUSY_SECONDS = 30.0
 FORMAT = 1
 """Of the file. One of another format is made anew."""
 
-_TABLES = f"""
-BEGIN IMMEDIATE;
-DROP TABLE IF EXISTS log;
-DROP TABLE IF EXISTS progress;
-DROP TABLE IF EXISTS tiles;
-CREATE TABLE log (log_id TEXT NOT NULL);
-CREATE TABLE progress (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL, size INTEGER NOT NULL,
-    last_offset INTEGER NOT NULL, last_digest BLOB NOT NULL, checksum INTEGER NOT NULL);
-CREATE TABLE tiles (partition INTEGER NOT NULL, level INTEGER NOT NULL, number INTEGER NOT NULL, first_offset INTEGER,
-    hashes BLOB NOT NULL, offsets BLOB, checksum INTEGER NOT NULL, PRIMARY KEY (partition, level, number));
-CREATE INDEX tiles_by_offset ON tiles (partition, level, first_offset);
-PRAGMA user_version = {FORMAT};
-COMMIT;
-"""
+_TABLES = (
+    "DROP TABLE IF EXISTS log",
+    "DROP TABLE IF EXISTS progress",
+    "DROP TABLE IF EXISTS tiles",
+    "CREATE TABLE log (log_id TEXT NOT NULL)",
+    "CREATE TABLE progress (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL, size INTEGER NOT NULL,"
+    " last_offset INTEGER NOT NULL, last_digest BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    "CREATE TABLE tiles (partition INTEGER NOT NULL, level INTEGER NOT NULL, number INTEGER NOT NULL, first_offset INTEGER,"
+    " hashes BLOB NOT NULL, offsets BLOB, checksum INTEGER NOT NULL, PRIMARY KEY (partition, level, number))",
+    "CREATE INDEX tiles_by_offset ON tiles (partition, level, first_offset)",
+    f"PRAGMA user_version = {FORMAT}",
+)
 
 
 class DamagedTilesError(CtxlogError):
@@ -143,20 +141,12 @@ class TileFile:
     @contextlib.contextmanager
     def transaction(self, partition: int) -> Iterator[TileWriter]:
         """A transaction that adds to a partition's tree: what is written in the block is kept when it ends, or nothing is."""
-        with self._connections.writing() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield TileWriter(connection, partition)
-                connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                raise
+        with self._connections.writing() as connection, _transaction(connection):
+            yield TileWriter(connection, partition)
 
     def clear(self) -> None:
         """Forget all that is kept."""
-        with self._connections.writing() as connection:
+        with self._connections.writing() as connection, _transaction(connection):
             self._make(connection)
 
     def close(self) -> None:
@@ -183,7 +173,9 @@ class TileFile:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             if not self._is_ours(connection):
-                self._make(connection)
+                with _transaction(connection):
+                    if not self._is_ours(connection):  # Another process may have made it meanwhile.
+                        self._make(connection)
         except BaseException:
             connection.close()
             raise
@@ -195,8 +187,8 @@ class TileFile:
         return connection.execute("SELECT log_id FROM log").fetchall() == [(self._log_id,)]
 
     def _make(self, connection: sqlite3.Connection) -> None:
-        # Two processes may do so at once: the later one makes it anew once more.
-        connection.executescript(_TABLES)
+        for statement in _TABLES:
+            connection.execute(statement)
         connection.execute("INSERT INTO log VALUES (?)", (self._log_id,))
 
 
@@ -229,6 +221,20 @@ class TileWriter:
         """Say how far the partition is now."""
         row = self._partition, *progress
         self._connection.execute("INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?)", (*row, _checksum(*row)))
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is written in the block is kept when it ends, or nothing of it is."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
 
 
 def _progress(connection: sqlite3.Connection, partition: int) -> TreeProgress:

@@ -58,6 +58,9 @@ TILES_AT_HAND = 64
 TRIES = 3
 """A file may be damaged, and the one that is made in its place not be writable."""
 
+_REFUSALS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM)
+"""SQLite's words for: nothing can be written there. Nothing is wrong with what is there, so it is left alone."""
+
 T = TypeVar("T")
 
 
@@ -241,8 +244,9 @@ class LogTree:
     def _replace_file(self, error: Exception) -> None:
         """Make the file anew, or use another one where this one cannot be written."""
         path = self._file.path
-        refused = isinstance(error, sqlite3.OperationalError | OSError)
-        if refused and result_code_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        code = result_code(error) if isinstance(error, sqlite3.Error) else None
+        refused = isinstance(error, OSError) or code in _REFUSALS
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise LogBusyError(f"{path}: another process writes the tree; nothing was changed. Try again.") from error
         self._leaves.clear()
         self._cached.clear()
@@ -355,11 +359,6 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def result_code_of(error: Exception) -> int | None:
-    """SQLite's primary result code; None where the error is another one's."""
-    return result_code(error) if isinstance(error, sqlite3.Error) else None
 
 
 def kept_leaves(path: Path | None, log_id: str, partition: int, size: int) -> Iterator[tuple[int, bytes]]:
