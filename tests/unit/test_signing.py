@@ -12,7 +12,7 @@ import pytest
 from ctxlog import ContextLog
 from ctxlog.audit.heads import FoundHead, Head, HeadFile, heads_in_file, heads_in_log, sign_head, trusted_heads
 from ctxlog.audit.keys import KeyFolder, read_public_key
-from ctxlog.audit.notes import SigningKey
+from ctxlog.audit.notes import Note, SigningKey
 from ctxlog.audit.signing import Signer
 from ctxlog.audit.tree import LogTree
 from ctxlog.codec.control import copy_started, encode_control, head_signed
@@ -212,6 +212,23 @@ def test_a_head_that_others_put_into_the_log_stops_nobody(heads: Path) -> None:
     signed = signer(log, heads).sign(0)
     assert signed is not None
     assert signed.head.size == 9
+
+
+def test_of_many_heads_few_are_checked(heads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is signed every few minutes for years has a hundred thousand."""
+    log = MemoryLog()
+    one = signer(log, heads, NEXT, [KEY])
+    for _ in range(30):
+        fill(log, 1)
+        one.sign(0)
+    checks = []
+    original = Note.signed_by
+    monkeypatch.setattr(Note, "signed_by", lambda self, keys: checks.append(self) or original(self, keys))
+    again = signer(log, heads, NEXT, [KEY])
+    found = again.sign(0)
+    assert found is not None
+    assert (found.new, found.head) == (False, in_log(log)[-1])
+    assert len(checks) <= 3
 
 
 def test_a_copy_that_is_not_finished_is_not_signed(heads: Path) -> None:

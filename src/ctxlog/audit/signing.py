@@ -65,7 +65,7 @@ class Signer:
         self._partitions = {partition: _Partition(partition) for partition in range(log.partitions)}
         for found in heads.heads(self.notes):
             if found.head.log_id == log.log_id and found.head.partition in self._partitions:
-                self._see(self._partitions[found.head.partition], found, outside=True)
+                self._partitions[found.head.partition].unseen.append((found, True))
 
     @property
     def path(self) -> Path:
@@ -89,6 +89,7 @@ class Signer:
         progress = self._tree.catch_up(partition, end)
         known = self._partitions[partition]
         self._read_on(known)
+        self._see_all(known)
         if known.context.copying:
             raise LogOpenError(
                 f"{self._log.url}: a copy into this log was started and is not finished; nothing was signed. "
@@ -114,8 +115,17 @@ class Signer:
         for record in self._log.read(known.partition, start, end, key=CONTROL_KEY):
             known.context.take(record)
         known.context.next_offset = max(known.context.next_offset, end)
-        for found in heads_in_log(self._log, known.partition, start, end, self.notes):
-            self._see(known, found, outside=False)
+        known.unseen.extend((found, False) for found in heads_in_log(self._log, known.partition, start, end, []))
+
+    def _see_all(self, known: _Partition) -> None:
+        """Take the heads into account that were found since the last time, newest first, so that few have to be checked."""
+        unseen, known.unseen = known.unseen, []
+        for found, outside in sorted(unseen, key=lambda one: one[0].head.size, reverse=True):
+            named = {(one.name, one.key_id) for one in found.head.note.signatures}
+            may_have_signed = {key for key in self._keys if (key.name, key.id) in named}
+            is_older = known.newest is not None and found.head.size < known.newest.head.size
+            if not (is_older and may_have_signed <= known.signers):
+                self._see(known, found, outside=outside)
 
     def _see(self, known: _Partition, found: FoundHead, *, outside: bool) -> None:
         """Take a head into account, if this key or one before it has signed it."""
@@ -197,3 +207,4 @@ class _Partition:
         self.context = PartitionContext(partition)
         self.newest: _Newest | None = None
         self.signers: set[VerifyKey] = set()
+        self.unseen: list[tuple[FoundHead, bool]] = []
