@@ -202,7 +202,24 @@ def test_two_heads_that_a_key_signed_for_one_size_are_a_problem(tmp_path: Path) 
     sealed.heads.append(Trusted(fork, "elsewhere", (KEY.verify_key,)))
     report, problems = sealed.held(list(sealed.records), kept=True)
     assert report.verdict == "not what was signed"
-    assert [problem.where for problem in problems] == ["head of partition 0 in elsewhere"]
+    assert [problem.where for problem in problems] == ["head of 30 records of partition 0 in elsewhere"]
+
+
+def test_a_head_that_later_ones_do_not_go_on_from_is_what_is_wrong(tmp_path: Path) -> None:
+    """And what is behind the last head that is right is looked for all the same."""
+    sealed = Sealed(own_log(1), [10, 30, 40], tmp_path)
+    fork = sign_head(sealed.log.log_id, 0, 20, bytes(32), [KEY])
+    sealed.heads.append(Trusted(fork, "elsewhere", (KEY.verify_key,)))
+    _, problems = sealed.held(list(sealed.records), kept=True)
+    assert [problem.where for problem in problems] == ["head of 20 records of partition 0 in elsewhere"]
+    changed, _ = MUTATIONS["a bit of the value"](sealed.records, 35, random.Random(1))
+    _, problems = sealed.held(changed, kept=False)
+    assert [problem.where for problem in problems] == [
+        "head of 20 records of partition 0 in elsewhere",
+        "records 0@30 to 0@39",
+    ]
+    _, problems = sealed.held(changed[:38], kept=False)
+    assert [problem.where for problem in problems][1:] == ["partition 0 behind 0@37"]
 
 
 # The whole of `verify`, with heads in the log and outside it.

@@ -130,9 +130,16 @@ class SealedPartition:
                 yield StorageProblem(
                     f"partition {self._partition}", "no more of them", "more records that are not what was signed"
                 )
-        elif self._wrong:
-            yield self._between(*self._wrong[0])
-        else:
+            return
+        right = 0 if self._right is None else self._right[0].head.size
+        for one, root, last_offset in self._wrong:
+            if one.head.size > right:
+                yield self._between(one, root, last_offset)
+                break
+            # A head that is right covers these records too, so it is not they that are wrong.
+            where = f"head of {one.head.size} records of partition {self._partition} in {one.where}"
+            yield StorageProblem(where, f"root {root.hex()}, as the one of {right} records has it", one.head.root.hex())
+        if short:
             yield StorageProblem(
                 f"partition {self._partition} behind {self._partition}@{self._last_offset}",
                 f"{short[-1].head.size} records, {_signed(short[-1])}",
@@ -140,16 +147,12 @@ class SealedPartition:
             )
 
     def _between(self, one: Trusted, root: bytes, last_offset: int) -> StorageProblem:
-        """What is known where no kept leaves are at hand."""
-        right = self._right
-        first = 0 if right is None or right[0].head.size > one.head.size else right[1] + 1
-        expected = f"root {one.head.root.hex()}, {_signed(one)}"
-        if right is not None and right[0].head.size == one.head.size:
-            return StorageProblem(f"head of partition {self._partition} in {one.where}", expected, f"{root.hex()}, signed too")
+        """What is known without kept leaves: behind the last head that is right, and within the first one that is not."""
+        first = 0 if self._right is None else self._right[1] + 1
         where = f"{self._partition}@{first}"
         return StorageProblem(
             f"record {where}" if first == last_offset else f"records {where} to {self._partition}@{last_offset}",
-            expected,
+            f"root {one.head.root.hex()}, {_signed(one)}",
             f"root {root.hex()}",
         )
 
