@@ -65,11 +65,7 @@ T = TypeVar("T")
 
 
 def leaf_of(context: PartitionContext, record: Record) -> bytes:
-    """Hash of a record's leaf. All control records below it must have been taken.
-
-    Raises:
-        IntegrityError: Its time is no 64-bit number.
-    """
+    """Hash of a record's leaf. All control records below it must have been taken."""
     origin = None if record.origin is None else str(record.origin)
     return leaf_hash(leaf_data(record.offset, record.recorded_at, origin, context.digest(record)))
 
