@@ -26,10 +26,16 @@ settings.register_profile("soak", **_SHARED, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
+_tests = count()
+
+
 @pytest.fixture(autouse=True)
-def _caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Index and snapshots of logs on Kafka do not go to the home of whoever runs the tests."""
+def _homes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Index and snapshots of logs on Kafka do not go to the home of whoever runs the tests; nor do keys, of which no test sees
+    another one's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "caches"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / f"config-{next(_tests)}"))
+    monkeypatch.delenv("CTXLOG_KEYS", raising=False)
 
 
 @pytest.fixture

@@ -243,6 +243,49 @@ class NewerEventError(IntegrityError):
         )
 
 
+class ProofError(IntegrityError):
+    """A Merkle proof does not show what it is said to show.
+
+    Attributes:
+        kind: `inclusion` or `consistency`.
+        reason: Why not.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind = kind
+        self.reason = reason
+        super().__init__(f"{kind} proof: {reason}; it shows nothing")
+
+
+class NoteError(IntegrityError):
+    """A signed note cannot be read, or a key that it names did not sign it. Attribute `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"signed note: {reason}; nothing in it is believed")
+
+
+class SignedHeadError(IntegrityError):
+    """The log is not what was signed before, so nothing more is signed.
+
+    Attributes:
+        partition: The partition.
+        size: Number of records that the head says, which the log does not have as they were.
+    """
+
+    def __init__(self, partition: int, size: int, where: str, found: str) -> None:
+        self.partition = partition
+        self.size = size
+        super().__init__(
+            f"partition {partition}: expected the {size} records that were signed ({where}), found {found}; nothing was signed. "
+            "`ctxlog verify` names the place."
+        )
+
+
+class SigningKeyError(CtxlogError):
+    """A key for signing cannot be used, or there is none; the message says why. Nothing was signed."""
+
+
 class BelowHorizonError(IntegrityError):
     """The partition no longer holds its first records, so no stream in it can be folded from its beginning."""
 

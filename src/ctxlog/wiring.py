@@ -26,6 +26,9 @@ CACHE_FILE = "cache.sqlite"
 INDEX_FILE = "index.sqlite"
 """The stream index of a log on Kafka. The same holds for it."""
 
+TREE_FILE = "tree.sqlite"
+"""The Merkle trees of a log. The same holds for it."""
+
 
 def find_url(url: str | None = None) -> tuple[str, str]:
     """The log's URL and where it comes from: what was given, `CTXLOG_URL`, `log` in `./ctxlog.toml`, or the default.
@@ -192,3 +195,48 @@ def cache_folder(said: str | None, log_id: str) -> Path | None:
         return base / str(uuid.UUID(log_id))
     except ValueError:  # A claim of whoever wrote the genesis, and never a path.
         return None
+
+
+def tree_file(log: EventLog) -> Path | None:
+    """Where a log's Merkle trees are kept: beside its other caches; None where it has none."""
+    from ctxlog.log.embedded import EmbeddedLog
+    from ctxlog.replay.index import IndexedLog
+
+    if isinstance(log, EmbeddedLog):
+        return log.folder / TREE_FILE
+    return log.path.parent / TREE_FILE if isinstance(log, IndexedLog) else None
+
+
+def keys_folder(said: str | None = None) -> Path:
+    """Where signing keys are: what was given, `CTXLOG_KEYS`, or `~/.config/ctxlog/keys` (`$XDG_CONFIG_HOME/ctxlog/keys`).
+
+    Raises:
+        InvalidInputError: Nothing is said, and there is no home.
+    """
+    if said or os.environ.get("CTXLOG_KEYS"):
+        return Path(said or os.environ["CTXLOG_KEYS"])
+    try:
+        return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ctxlog" / "keys"
+    except RuntimeError:
+        raise InvalidInputError("there is no home to look for keys in; nothing was done. Name their folder by --keys.") from None
+
+
+def heads_folder(said: str | None, keys: Path) -> Path:
+    """Where signed heads are kept outside the logs: what was given, or beside the keys."""
+    return Path(said) if said else keys / "heads"
+
+
+def check_outside(log: EventLog, *folders: Path) -> None:
+    """Refuse folders of keys and heads that lie in the log's own: who can rewrite the log must not get hold of them.
+
+    Raises:
+        InvalidInputError: One of them does.
+    """
+    from ctxlog.log.embedded import EmbeddedLog
+
+    if not isinstance(log, EmbeddedLog):
+        return
+    inside = log.folder.resolve()
+    for folder in folders:
+        if folder.resolve().is_relative_to(inside):
+            raise InvalidInputError(f"{folder}: lies in the log's own folder; nothing was signed. Keep keys and heads elsewhere.")

@@ -1,17 +1,21 @@
-"""Check a log by computing everything again: links, index, chains, digests, snapshots.
+"""Check a log by computing everything again: links, index, chains, digests, snapshots, and the trees whose heads were signed.
 
-Nothing that is kept to save work is believed. What is not signed can be rewritten as a whole by whoever holds the file: so
-the verdict says `unsigned`, and a manifest or a chain head that was kept elsewhere is what shows such a rewriting.
+Nothing that is kept to save work is believed. What is not signed can be rewritten as a whole by whoever holds the file: then the
+verdict says `unsigned`, and a manifest or a chain head that was kept elsewhere is what shows such a rewriting.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from ctxlog.audit.heads import FoundHead, heads_in_log, trusted_heads
+from ctxlog.audit.notes import VerifyKey
+from ctxlog.audit.sealed import UNTRUSTED, VERIFIED, HeadReport, SealedPartition
 from ctxlog.core.digests import state_digest
 from ctxlog.core.evolve import FOLD_VERSION
 from ctxlog.errors import IntegrityError, InvalidInputError, LineageError, NewerEventError, PointError
@@ -23,6 +27,8 @@ from ctxlog.replay.replayer import Replayer
 from ctxlog.replay.snapshots import SnapshotStore
 
 CONSISTENT = "consistent, unsigned"
+IN_PART = "consistent, verified in part"
+UNKNOWN_KEYS = "consistent, signed by unknown keys"
 BROKEN = "broken"
 
 
@@ -68,6 +74,7 @@ class VerifyReport(NamedTuple):
         streams, records, snapshots: Numbers of those that were checked.
         problems: Everything that is wrong, in the order in which it was found; empty where the log is consistent.
         notes: What a reader should know and is no fault of the log.
+        heads: What the signed heads say of each partition; empty where nobody asked.
     """
 
     log_id: str
@@ -76,11 +83,17 @@ class VerifyReport(NamedTuple):
     snapshots: int
     problems: list[Problem]
     notes: list[str]
+    heads: tuple[HeadReport, ...] = ()
 
     @property
     def verdict(self) -> str:
-        """`consistent, unsigned` or `broken`."""
-        return BROKEN if self.problems else CONSISTENT
+        """`verified`, or `broken`; or `consistent, …` where nothing is wrong and not all is signed by a trusted key."""
+        if self.problems:
+            return BROKEN
+        found = {head.verdict for head in self.heads}
+        if VERIFIED in found:
+            return VERIFIED if found == {VERIFIED} else IN_PART
+        return UNKNOWN_KEYS if UNTRUSTED in found else CONSISTENT
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -88,18 +101,36 @@ class VerifyReport(NamedTuple):
             **self._asdict(),
             "verdict": self.verdict,
             "problems": [problem._asdict() for problem in self.problems],
+            "heads": [head.to_dict() for head in self.heads],
         }
 
 
-def verify(log: OpenedLog, pattern: str = "*", *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+class Seals(NamedTuple):
+    """What a log is held against besides itself.
+
+    Attributes:
+        keys: The keys that are trusted, and with them those that they name as following them.
+        heads: Heads that were kept outside the log. Those in it are found.
+        tree: The file of kept trees, which helps to name the place of a change and is not believed.
+    """
+
+    keys: Sequence[VerifyKey] = ()
+    heads: Sequence[FoundHead] = ()
+    tree: Path | None = None
+
+
+def verify(
+    log: OpenedLog, pattern: str = "*", *, seals: Seals | None = None, progress: Callable[[int, int], None] | None = None
+) -> VerifyReport:
     """Check the file, every record of every partition, and the streams that match `pattern`.
 
     Args:
         log: The log.
         pattern: Shell pattern of the streams whose chains and snapshots are computed again.
+        seals: What to hold the log against. Where not given, nobody is trusted.
         progress: Called with steps done and in all.
     """
-    return _Verification(log, pattern, progress or (lambda _done, _total: None)).run()
+    return _Verification(log, pattern, seals or Seals(), progress or (lambda _done, _total: None)).run()
 
 
 def verify_manifest(log: OpenedLog, manifest: Mapping[str, Any]) -> VerifyReport:
@@ -150,9 +181,11 @@ def _digest(shown: dict[str, Any]) -> str:
 class _Verification:
     """One verification."""
 
-    def __init__(self, log: OpenedLog, pattern: str, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, log: OpenedLog, pattern: str, seals: Seals, progress: Callable[[int, int], None]) -> None:
         self.log = log
         self.pattern = pattern
+        self.seals = seals
+        self.heads: list[HeadReport] = []
         self.progress = progress
         self.replayer: Replayer
         self.problems: list[Problem] = []
@@ -166,12 +199,14 @@ class _Verification:
         if isinstance(backend, SelfChecking):
             self.problems.extend(Problem(*problem) for problem in backend.problems())
         self._guarded("log", self._contents)
-        return VerifyReport(backend.log_id, self.streams, self.records, self.snapshots, self.problems, self.notes)
+        heads = tuple(self.heads)
+        return VerifyReport(backend.log_id, self.streams, self.records, self.snapshots, self.problems, self.notes, heads)
 
     def _contents(self) -> None:
         self.replayer = Replayer(self.log.log)
+        sealed = self._sealed()
         for partition in range(self.log.log.partitions):
-            self._guarded(f"partition {partition}", partial(self._partition, partition))
+            self._guarded(f"partition {partition}", partial(self._partition, partition, sealed[partition]))
         stream_ids = [key.decode() for key in sorted({key for _, key in self.by_key}) if self._is_stream(key)]
         self.streams = len(stream_ids)
         for number, stream_id in enumerate(stream_ids, 1):
@@ -193,14 +228,39 @@ class _Verification:
             return False
         return key != CONTROL_KEY and fnmatchcase(stream_id, self.pattern)
 
-    def _partition(self, partition: int) -> None:
-        """Every record in offset order, counted by key."""
+    def _sealed(self) -> list[SealedPartition]:
+        """The partitions with their heads. These are looked for first: one that is signed later may cover what was not read."""
+        backend, seals = self.log.log, self.seals
+        found = [one for one in seals.heads if one.head.log_id == backend.log_id]
+        for partition in range(backend.partitions):
+            found.extend(heads_in_log(backend, partition, 0, backend.bounds(partition).end, self.notes))
+        trusted, others = trusted_heads(found, seals.keys, self.notes)
+        for one in trusted:
+            if one.head.partition >= backend.partitions:
+                signed = f"{one.head.size} records, signed in {one.where}"
+                self.problems.append(Problem(f"partition {one.head.partition}", signed, "no such partition"))
+        return [
+            SealedPartition(
+                backend,
+                partition,
+                [one for one in trusted if one.head.partition == partition],
+                [one for one in others if one.head.partition == partition],
+                seals.tree,
+            )
+            for partition in range(backend.partitions)
+        ]
+
+    def _partition(self, partition: int, sealed: SealedPartition) -> None:
+        """Every record in offset order, counted by key, and held against the heads."""
         backend = self.log.log
         self.replayer.reader.check_horizon(partition)
         for record in backend.read(partition, 0, backend.bounds(partition).end):
             self.records += 1
+            sealed.take(record)
             if record.key is not None:
                 self.by_key[partition, record.key] += 1
+        self.heads.append(sealed.report())
+        self.problems.extend(Problem(*problem) for problem in sealed.problems())
 
     def _stream(self, stream_id: str) -> None:
         """The stream by the index, against the numbers of the scan; its snapshots against a fold from zero."""

@@ -22,6 +22,9 @@ from ctxlog.errors import CtxlogError, InvalidInputError
 
 FAILED, USAGE, INTERRUPTED, OUTPUT_CLOSED = 1, 2, 130, 141
 
+TOGETHER = "run"
+"""The group whose commands share a line of the help, so that all fit on one screen."""
+
 
 class Entry(NamedTuple):
     """A command: its group in the help, the module that has it, the line that describes it."""
@@ -43,10 +46,12 @@ COMMANDS = {
     "query": Entry("SQL", "query", "Ask the DuckDB views of the log in SQL"),
     "projector": Entry("SQL", "projector", "Keep DuckDB views of the log up to date"),
     "replay": Entry("prove", "prove", "Recompute a context at any point, with a manifest"),
-    "verify": Entry("prove", "prove", "Check the log, or a manifest against it"),
+    "verify": Entry("prove", "verify", "Check the log, or a manifest against it"),
+    "sign": Entry("prove", "sign", "Sign what is in the log, so that changes show"),
     "demo": Entry("run", "demo", "See ctxlog at work"),
     "doctor": Entry("run", "doctor", "Say what is wrong with the setup, and what to do"),
     "schemas": Entry("run", "schemas", "List, check and register schemas"),
+    "keys": Entry("run", "keys", "Make, replace and list the keys for signing"),
     "completion": Entry("run", "completion", "Print the completion script for bash, zsh or fish"),
 }
 
@@ -103,9 +108,13 @@ class App(click.Group):
         ]
         rows, last = [], ""
         for name, entry in COMMANDS.items():
+            if entry.group == TOGETHER:
+                continue
             group = "" if entry.group == last else entry.group
             last = entry.group
             rows.append(f"  {_accent(f'{group:<6}', fg='cyan')}{_accent(f'{name:<12}', bold=True)}{entry.line}")
+        together = " ".join(name for name, entry in COMMANDS.items() if entry.group == TOGETHER)
+        rows.append(f"  {_accent(f'{TOGETHER:<6}', fg='cyan')}{_accent(together, bold=True)}")
         formatter.write("\n".join([*head, *rows, "", _OPTIONS]))
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ctxlog.cli import text
+from ctxlog.cli.keys import heads_option, keys_option
 from ctxlog.cli.output import line, note, paint, print_json, print_list
 from ctxlog.cli.progress import progress
 from ctxlog.cli.publish import publish_command
 from ctxlog.cli.session import Session, log_option, output_option
+from ctxlog.cli.sign import signer_of
 from ctxlog.cli.watch import Watch
 from ctxlog.errors import CtxlogError
 
@@ -91,6 +93,12 @@ def instance_of(session: Session, views: Path | None, name: str) -> Instance:
     show_default=True,
     help="Publish so often at most.",
 )
+@click.option("--sign", "named", metavar="KEY", help="Sign what was projected with this key, as `ctxlog sign` does.")
+@click.option(
+    "--sign-seconds", type=click.FloatRange(min=0), metavar="N", default=300.0, show_default=True, help="Sign so often at most."
+)
+@keys_option
+@heads_option
 @click.option("--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Prometheus on 127.0.0.1; 0: a free port.")
 @log_option
 @output_option
@@ -102,6 +110,10 @@ def run_command(
     views: Path | None,
     projections: tuple[str, ...],
     publish_seconds: float,
+    named: str | None,
+    sign_seconds: float,
+    keys: str | None,
+    heads: str | None,
     metrics_port: int | None,
 ) -> None:
     """Project the log's records into DuckDB, each exactly once, and publish NAME.duckdb in the views' folder now and then.
@@ -120,12 +132,15 @@ def run_command(
     with session.opened() as opened, contextlib.ExitStack() as stack:
         watch = stack.enter_context(Watch())
         caches = CacheKeeper(opened.log, opened.snapshots)
+        signer = None if named is None else stack.enter_context(signer_of(opened, named, keys, heads))
         running = Running(
             opened.log,
             instance,
             publish_seconds=publish_seconds,
             projections=added,
             caches=caches,
+            signer=signer,
+            sign_seconds=sign_seconds,
             tell=watch.tell,
             show=watch.show,
         )

@@ -1,14 +1,11 @@
-"""`ctxlog replay`, `ctxlog diff`, `ctxlog verify`: what can be shown to somebody who does not believe it.
+"""`ctxlog replay` and `ctxlog diff`: what can be shown to somebody who does not believe it.
 
-`replay` and `verify` compute from the log's own records and use no cache; `diff` may use the caches, as `show` does.
+`replay` computes from the log's own records and uses no cache; `diff` may use the caches, as `show` does.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,21 +13,10 @@ from ctxlog.cli import text
 from ctxlog.cli.output import line, note, paint, print_json
 from ctxlog.cli.progress import progress
 from ctxlog.cli.session import Opened, Session, complete_streams, log_option, output_option, parse_target
-from ctxlog.errors import CtxlogError, IntegrityError, InvalidInputError, ViewsError
 
 if TYPE_CHECKING:
-    from ctxlog.audit.verify import Problem, VerifyReport
-    from ctxlog.audit.views import ViewsReport
     from ctxlog.replay.cuts import Cut
     from ctxlog.replay.manifest import Manifest
-
-VERIFICATION_FAILED = 3
-
-PROBLEMS_MAX = 20
-"""Problems that are shown to people one by one; -o json has all."""
-
-COVERAGE_MAX = 4
-"""Partitions whose ends are shown to people."""
 
 
 @click.command(
@@ -145,148 +131,3 @@ def diff_command(session: Session, before: str, after: str) -> None:
         print_diff(found)
     else:
         print_json(found.to_dict(), session.output)
-
-
-@click.command(
-    "verify",
-    short_help="Check the log, a manifest, or the views",
-    epilog="\b\nExamples:\n  ctxlog verify\n  ctxlog verify 'refunds/*'\n  ctxlog replay refunds/1 -o json > seen.json\n"
-    "  ctxlog verify --manifest seen.json\n  ctxlog verify --views\n  ctxlog verify --views --sample 100 --seed 7",
-)
-@click.argument("pattern", default="*", shell_complete=complete_streams)
-@click.option(
-    "--manifest", "manifest", metavar="FILE", type=click.Path(), help="Check what `ctxlog replay -o json` once printed."
-)
-@click.option("--views", "views", is_flag=True, help="Check the published views against the log.")
-@click.option("--views-folder", "folder", metavar="FOLDER", type=click.Path(), help="Where they are published. Implies --views.")
-@click.option("--sample", metavar="N", type=click.IntRange(min=1), help="Check N streams of the views, drawn by --seed.")
-@click.option("--seed", metavar="S", type=int, default=0, show_default=True, help="The same seed draws the same streams.")
-@log_option
-@output_option
-@click.pass_obj
-def verify_command(
-    session: Session, pattern: str, manifest: str | None, views: bool, folder: str | None, sample: int | None, seed: int
-) -> None:
-    """Compute everything again: links of the file, index, chains, digests, snapshots of the streams that match PATTERN.
-
-    Says `consistent, unsigned`, or `broken` with each place, and then exits with 3. What is not signed can be rewritten as a
-    whole by whoever holds the file; a manifest or a chain head that is kept elsewhere shows it.
-
-    With --views: every published file, row by row and state by state, against what the log's records amount to.
-    """
-    views = views or folder is not None
-    if views and manifest is not None:
-        raise click.UsageError("give either --manifest or --views.")
-    if sample is not None and not views:
-        raise click.UsageError("--sample is taken with --views.")
-    if manifest is not None and pattern != "*":
-        raise click.UsageError("a manifest names its stream; give either PATTERN or --manifest.")
-    shown = None if manifest is None else _read_manifest(manifest)
-    try:
-        with session.reading() as opened:
-            if views:
-                _verify_views(session, opened, pattern, folder, sample, seed)
-                return
-            report = _verified(opened, pattern, shown)
-    except IntegrityError as error:
-        # So broken that it cannot be opened or read on.
-        if session.people:
-            line(paint("broken", fg="red", bold=True))
-            line(f"  {text.visible(str(error))}")
-        else:
-            problem = {"where": "log", "expected": "a log that can be read", "found": str(error)}
-            print_json({"verdict": "broken", "problems": [problem]}, session.output)
-        click.get_current_context().exit(VERIFICATION_FAILED)
-    if session.people:
-        _print_report(report, shown is not None)
-    else:
-        print_json(report.to_dict(), session.output)
-    if report.problems:
-        click.get_current_context().exit(VERIFICATION_FAILED)
-
-
-def _verified(opened: Opened, pattern: str, manifest: dict[str, Any] | None) -> VerifyReport:
-    from ctxlog.audit.verify import verify, verify_manifest
-    from ctxlog.replay.summaries import matching
-
-    if manifest is not None:
-        return verify_manifest(opened, manifest)
-    if pattern != "*" and not matching(opened.log, pattern):
-        raise CtxlogError(f"no stream matches {pattern!r}; nothing was checked. `ctxlog streams` lists all.")
-    with progress("Verifying") as step:
-        return verify(opened, pattern, progress=step)
-
-
-def _verify_views(session: Session, opened: Opened, pattern: str, folder: str | None, sample: int | None, seed: int) -> None:
-    from ctxlog.audit.views import AGREE, DIFFER, verify_views
-    from ctxlog.projection.coverage import published_files
-    from ctxlog.replay.summaries import matching
-    from ctxlog.wiring import views_folder
-
-    where = views_folder(session.url) if folder is None else Path(folder)
-    paths = published_files(where)
-    if not paths:
-        raise ViewsError(f"{where}: no views are published there; nothing was checked. `ctxlog projector run` makes them.")
-    if pattern != "*" and not matching(opened.log, pattern):
-        hint = "A folder is named with --views-folder." if Path(pattern).is_dir() else "`ctxlog streams` lists all."
-        raise CtxlogError(f"no stream matches {pattern!r}; nothing was checked. {hint}")
-    reports = []
-    for path in paths:
-        with progress("Verifying the views") as step:
-            reports.append(verify_views(opened.log, path, pattern, sample=sample, seed=seed, progress=step))
-    if session.people:
-        for report in reports:
-            _print_views(report)
-    else:
-        broken = any(report.problems for report in reports)
-        verdict = {"log_id": opened.log.log_id, "verdict": DIFFER if broken else AGREE}
-        print_json(verdict | {"views": [report.to_dict() for report in reports]}, session.output)
-    if any(report.problems for report in reports):
-        click.get_current_context().exit(VERIFICATION_FAILED)
-
-
-def _print_views(report: ViewsReport) -> None:
-    good = not report.problems
-    upto = ", ".join(f"{partition}@{offset}" for partition, offset in list(report.coverage.items())[:COVERAGE_MAX])
-    upto += ", …" if len(report.coverage) > COVERAGE_MAX else ""
-    counted = f"{text.count(report.streams, 'stream')}, {text.count(report.records, 'record')}"
-    line(
-        f"{paint(report.verdict, fg='green' if good else 'red', bold=True)}  "
-        f"({text.visible(Path(report.path).name)} up to {upto or 'nothing'}: {counted})"
-    )
-    _print_problems(report.problems)
-    for remark in report.notes:
-        note(remark)
-
-
-def _read_manifest(path: str) -> dict[str, Any]:
-    try:
-        found = json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise InvalidInputError(f"{path}: cannot be read: {error.strerror}; nothing was checked") from None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InvalidInputError(f"{path}: expected a manifest, as `ctxlog replay -o json` prints it; nothing was checked")
-    return found
-
-
-def _print_report(report: VerifyReport, of_manifest: bool) -> None:
-    good = not report.problems
-    checked = (
-        "the manifest is what the log says"
-        if of_manifest and good
-        else f"{text.count(report.records, 'record')}, {text.count(report.streams, 'stream')}, "
-        f"{text.count(report.snapshots, 'snapshot')}"
-    )
-    line(f"{paint(report.verdict, fg='green' if good else 'red', bold=True)}  ({checked})")
-    _print_problems(report.problems)
-    for remark in report.notes:
-        note(remark)
-
-
-def _print_problems(problems: Sequence[Problem]) -> None:
-    for problem in problems[:PROBLEMS_MAX]:
-        line(f"  {text.visible(str(problem))}")
-    if len(problems) > PROBLEMS_MAX:
-        line(f"  … {text.count(len(problems) - PROBLEMS_MAX, 'more problem')}; -o json shows all")

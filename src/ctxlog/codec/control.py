@@ -17,6 +17,7 @@ from ctxlog.codec.framing import single_object_prefix, unframe
 from ctxlog.codec.schemas import CONTROL_NAME, Schema, shipped
 from ctxlog.codec.strictjson import parse_json
 from ctxlog.core.arbitration import RULES
+from ctxlog.core.digests import record_digest, undecodable_digest
 from ctxlog.errors import UndecodableError
 from ctxlog.model.records import CONTROL_KEY, NewRecord
 
@@ -71,6 +72,11 @@ def copy_finished(log_id: str, source_log_id: str, *, undecodable: int, misplace
     )
 
 
+def head_signed(log_id: str, note: str) -> Control:
+    """The record that keeps a signed head of its own partition, as the note that was signed."""
+    return Control("HeadSigned", {"log_id": log_id, "note": note})
+
+
 def encode_control(partition: int, control: Control) -> NewRecord:
     """The record that carries `control`."""
     body = encode_plain(CONTROL_NAME, {"kind": control.kind, "data": rfc8785.dumps(control.data).decode()})
@@ -102,6 +108,18 @@ def decode_control(value: bytes | None) -> Control:
     if any(name not in data or not fits(data[name]) for name, fits in members.items()):
         raise UndecodableError("its data lacks a member of its kind")
     return Control(kind, data)
+
+
+def control_digest(value: bytes | None) -> bytes:
+    """Record digest of what stands under the key `ctxlog:control`: whether it is one datum of the control schema decides."""
+    try:
+        prefix, body = unframe(value)
+        if prefix == single_object_prefix(shipped(CONTROL_NAME).fingerprint):
+            _decoder().decode(body)
+            return record_digest(shipped(CONTROL_NAME).digest, CONTROL_KEY, body)
+    except UndecodableError:
+        pass
+    return undecodable_digest(CONTROL_KEY, value)
 
 
 def _parse(text: str) -> dict[str, Any] | None:
@@ -146,5 +164,5 @@ _MEMBERS: dict[str, dict[str, Callable[[Any], bool]]] = {
     },
     "CopyStarted": {"log_id": _text, "source_log_id": _text},
     "CopyFinished": {"log_id": _text, "source_log_id": _text, "undecodable": _count, "misplaced": _count},
-    "HeadSigned": {"log_id": _text},
+    "HeadSigned": {"log_id": _text, "note": _text},
 }

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ctxlog.codec.avro import Decoder
-from ctxlog.codec.control import PARTITIONER, Control, decode_control
+from ctxlog.codec.control import PARTITIONER, Control, control_digest, decode_control
 from ctxlog.codec.framing import confluent_prefix, single_object_prefix, unframe
 from ctxlog.codec.schemas import Schema
 from ctxlog.core.arbitration import RULES
-from ctxlog.core.digests import record_digest
+from ctxlog.core.digests import record_digest, undecodable_digest
 from ctxlog.core.partitioner import partition_of
 from ctxlog.errors import SchemaError, UndecodableError
 from ctxlog.model.records import CONTROL_KEY, EventRecord, Record, Rejected
@@ -168,17 +168,10 @@ class PartitionContext:
 
         All control records below `record.offset` must have been taken.
         """
-        if record.offset < self.genesis_offset:
+        found = self._datum(record)
+        if found is None:
             return Rejected(record.offset, "undecodable")
-        try:
-            prefix, body = unframe(record.value)
-            published = self.published.get(prefix)
-            if published is None or published.offset > record.offset:
-                return Rejected(record.offset, "undecodable")
-            payload = published.decoder.decode(body)
-        except UndecodableError:
-            return Rejected(record.offset, "undecodable")
-        schema = published.decoder.schema
+        schema, body, payload = found
         meta = payload.pop("meta")
         key = record.key
         event = EventRecord(
@@ -201,3 +194,29 @@ class PartitionContext:
         ):
             return Rejected(record.offset, "misplaced", event)
         return event
+
+    def digest(self, record: Record) -> bytes:
+        """Record digest of any record, a control record or what cannot be decoded among them.
+
+        All control records below `record.offset` must have been taken.
+        """
+        if record.key == CONTROL_KEY:
+            return control_digest(record.value)
+        found = self._datum(record)
+        if found is None:
+            return undecodable_digest(record.key, record.value)
+        schema, body, _ = found
+        return record_digest(schema.digest, record.key, body)
+
+    def _datum(self, record: Record) -> tuple[Schema, bytes, dict[str, Any]] | None:
+        """Schema, body and datum of a record; None where it is undecodable."""
+        if record.offset < self.genesis_offset:
+            return None
+        try:
+            prefix, body = unframe(record.value)
+            published = self.published.get(prefix)
+            if published is None or published.offset > record.offset:
+                return None
+            return published.decoder.schema, body, published.decoder.decode(body)
+        except UndecodableError:
+            return None

@@ -8,13 +8,13 @@ counts twice. What no waiting mends, as a log that is another one, ends the run.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from ctxlog.errors import (
+    LogOpenError,
     RetriableError,
     ViewsBusyError,
     ViewsDamagedError,
@@ -23,14 +23,15 @@ from ctxlog.errors import (
     ViewsMemoryError,
     ViewsOutdatedError,
 )
-from ctxlog.log.protocol import Bounds, EventLog
-from ctxlog.model.records import NewRecord, Placed, Record
+from ctxlog.log.protocol import EventLog
+from ctxlog.model.records import Record
 from ctxlog.projection.coverage import coverage_of
 from ctxlog.projection.custom import Projection, SqlViews
 from ctxlog.projection.figures import Figures
 from ctxlog.projection.instance import Instance
 from ctxlog.projection.projector import Fetched, Projector
 from ctxlog.projection.publish import publish
+from ctxlog.projection.watched import WatchedLog
 from ctxlog.replay.keeping import CacheKeeper
 
 PUBLISH_SECONDS = 5.0
@@ -38,6 +39,9 @@ PUBLISH_SECONDS = 5.0
 
 PUBLISH_SHARE = 4
 """So many times as long as a publication takes, nothing is published: copying a large file must not become all the work."""
+
+SIGN_SECONDS = 300.0
+"""How often partitions are signed at most, unless somebody says otherwise. Each head stays in the log for ever."""
 
 ENDS_SECONDS = 0.5
 """How long it is believed where partitions end. On Kafka that is a question a partition."""
@@ -73,6 +77,24 @@ class Share(Protocol):
         ...
 
 
+class HeadSigner(Protocol):
+    """Signs what was projected. Whose key it is, and where the heads are kept, is not the projector's business."""
+
+    def note(self, partition: int, start: int, records: Sequence[Record], next_offset: int) -> None:
+        """Take what was read of a partition: all its records at `start` <= offset < `next_offset`."""
+        ...
+
+    def sign(self, partition: int, end: int | None = None) -> object:
+        """Sign a partition up to `end`, where something is new.
+
+        Raises:
+            IntegrityError: The partition is not what was signed before.
+            LogOpenError: It cannot be signed yet.
+            StorageError: It is to be signed again.
+        """
+        ...
+
+
 class StoppedError(BaseException):
     """The run is to end, and nothing is under way that must be done first."""
 
@@ -86,6 +108,8 @@ class Running:
         publish_seconds: How often it publishes at most, where something changed.
         projections: What people added; see `custom.py`.
         caches: Told what was read of the log, for index and snapshots; None keeps neither.
+        signer: Signs what was projected; None signs nothing.
+        sign_seconds: How often it signs at most, where something changed.
         tell: Takes a sentence for whoever watches.
         show: Told after each step that there are new figures.
 
@@ -102,6 +126,8 @@ class Running:
         publish_seconds: float = PUBLISH_SECONDS,
         projections: Sequence[Projection | SqlViews] = (),
         caches: CacheKeeper | None = None,
+        signer: HeadSigner | None = None,
+        sign_seconds: float = SIGN_SECONDS,
         tell: Callable[[str], None] = lambda _: None,
         show: Callable[[Figures], None] = lambda _: None,
     ) -> None:
@@ -113,6 +139,9 @@ class Running:
         self._publish_seconds = publish_seconds
         self._projections = projections
         self._caches = caches
+        self._signer = signer
+        self._sign_seconds = sign_seconds
+        self._sign_at = float("-inf")
         self._tell = tell
         self._show = show
         self._stopping = False
@@ -150,10 +179,12 @@ class Running:
         """
         with self.instance.owned():
             self._publish_at = time.monotonic() + (self._publish_seconds if once else 0.0)
+            self._sign_at = time.monotonic() + self._sign_seconds
             self._share = None if once else join()
             try:
                 done = self._until_done(once)
                 self._publish_the_rest()
+                self._sign_the_rest()
             finally:
                 if self._projector is not None:
                     self._projector.close()
@@ -189,15 +220,18 @@ class Running:
         projector = self._ready()
         self._take_share(projector)
         self._publish_where_due(projector)
+        self._sign_where_due(projector)
         fetched = projector.fetch(self._current_ends(projector, once))
         if fetched:
             starts = projector.next_offsets
             projector.keep(fetched)
             self._changed = True
-            if self._caches is not None:
-                for one in fetched:
-                    next_offset = projector.next_offsets[one.partition]
-                    self._caches.note(one.partition, starts[one.partition], one.records, next_offset)
+            for one in fetched:
+                read = one.partition, starts[one.partition], one.records, projector.next_offsets[one.partition]
+                if self._caches is not None:
+                    self._caches.note(*read)
+                if self._signer is not None:
+                    self._signer.note(*read)
             self._measure(projector, fetched)
             return False
         self._measure(projector, ())
@@ -234,7 +268,7 @@ class Running:
             return self._opened(self.instance.draft)
 
     def _opened(self, file: Path) -> Projector:
-        projector = Projector(_Watched(self.log, self), file, (), self._projections)
+        projector = Projector(WatchedLog(self.log, self), file, (), self._projections)
         self._counted = 0
         for said in projector.custom.notes:
             self._tell(f"{said}.")
@@ -297,6 +331,28 @@ class Running:
         self._changed = False
         self._publish_at = time.monotonic() + max(self._publish_seconds, PUBLISH_SHARE * took)
 
+    def _sign_where_due(self, projector: Projector) -> None:
+        if self._signer is not None and time.monotonic() >= self._sign_at:
+            self._sign(self._signer, projector)
+            self._sign_at = time.monotonic() + self._sign_seconds
+
+    def _sign(self, signer: HeadSigner, projector: Projector) -> None:
+        for partition, next_offset in projector.next_offsets.items():
+            try:
+                signer.sign(partition, next_offset)
+            except LogOpenError as error:  # A copy into the log is under way: later.
+                self._tell(f"not signed: {error}")
+                return
+
+    def _sign_the_rest(self) -> None:
+        """Sign what there is at the end; where that cannot be done, say so: the next run does it."""
+        if self._signer is None or self._projector is None or self._renewing:
+            return
+        try:
+            self._sign(self._signer, self._projector)
+        except RetriableError as error:
+            self._tell(f"not signed: {error} The next run signs it.")
+
     def _publish_the_rest(self) -> None:
         """Publish what there is at the end; where that cannot be done, say so: the next run does it."""
         projector = self._projector
@@ -343,52 +399,3 @@ class Running:
         if self.figures.paused is not None:
             self.figures.paused = None
             self._tell("goes on.")
-
-
-class _Watched(EventLog):
-    """The log, which says while it is waited for that a stop breaks nothing."""
-
-    def __init__(self, log: EventLog, running: Running) -> None:
-        self.url, self.log_id, self.partitions = log.url, log.log_id, log.partitions
-        self._log = log
-        self._running = running
-
-    @contextlib.contextmanager
-    def _waiting(self) -> Iterator[None]:
-        self._running.waiting = True
-        try:
-            yield
-        finally:
-            self._running.waiting = False
-
-    def append(self, records: Sequence[NewRecord]) -> list[Placed]:
-        return self._log.append(records)
-
-    def bounds(self, partition: int) -> Bounds:
-        with self._waiting():
-            return self._log.bounds(partition)
-
-    def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
-        running = self._running
-        running.waiting = True
-        try:
-            for record in self._log.read(partition, start, end, key=key):
-                running.waiting = False
-                yield record
-                running.waiting = True
-        finally:
-            running.waiting = False
-
-    def offset_at(self, partition: int, time_ms: int) -> int:
-        with self._waiting():
-            return self._log.offset_at(partition, time_ms)
-
-    def keys(self, partition: int) -> Iterator[bytes]:
-        return self._log.keys(partition)
-
-    def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
-        with self._waiting():
-            return self._log.wait(partition, end, timeout_seconds)
-
-    def close(self) -> None:
-        self._log.close()

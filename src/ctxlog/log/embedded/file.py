@@ -131,7 +131,7 @@ def create(path: Path, partitions: int) -> None:
             connection.execute("COMMIT")
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, ValueError, sqlite3.Error) as error:
         raise StorageError(f"{path}: the log cannot be created: {error}. Nothing was created.") from error
     finally:
@@ -180,7 +180,7 @@ def _text(data: bytes) -> str:
     return data.decode(errors="surrogateescape")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new name in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
