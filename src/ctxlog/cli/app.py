@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+from itertools import groupby
 from typing import Any, NamedTuple, NoReturn
 
 import click
@@ -35,24 +36,27 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "streams": Entry("see", "see", "List the streams: version, size, last record"),
-    "log": Entry("see", "timeline", "Follow one stream, event by event (-f waits for more)"),
-    "show": Entry("see", "see", "Read one context: facts, messages, open calls"),
-    "diff": Entry("see", "prove", "Compare two contexts, or one at two points"),
-    "append": Entry("write", "append", "Append events to a stream, all or nothing"),
-    "import": Entry("write", "write", "Bring in recorded agent runs; safe to repeat"),
-    "copy": Entry("write", "write", "Copy a log into an empty one; can be resumed"),
+    "streams": Entry("see", "see", "List the streams"),
+    "log": Entry("see", "timeline", "Follow one stream (-f)"),
+    "show": Entry("see", "see", "Read one context"),
+    "diff": Entry("see", "prove", "Compare two contexts"),
+    "blame": Entry("see", "audit", "Say who set a fact"),
+    "decisions": Entry("see", "audit", "Find decisions"),
+    "append": Entry("write", "append", "Append, all or nothing"),
+    "import": Entry("write", "write", "Bring in recorded runs"),
+    "copy": Entry("write", "write", "Copy a log; resumable"),
     "init": Entry("write", "write", "Create a log"),
-    "query": Entry("SQL", "query", "Ask the DuckDB views of the log in SQL"),
-    "projector": Entry("SQL", "projector", "Keep DuckDB views of the log up to date"),
+    "query": Entry("SQL", "query", "Ask the views in SQL"),
+    "projector": Entry("SQL", "projector", "Keep the views current"),
     "replay": Entry("prove", "prove", "Recompute a context at any point, with a manifest"),
-    "verify": Entry("prove", "verify", "Check the log, or a manifest against it"),
+    "audit": Entry("prove", "audit", "Show what a decision knew, and check it"),
+    "verify": Entry("prove", "verify", "Check the log, a manifest, or what is signed"),
     "sign": Entry("prove", "sign", "Sign what is in the log, so that changes show"),
     "demo": Entry("run", "demo", "See ctxlog at work"),
-    "doctor": Entry("run", "doctor", "Say what is wrong with the setup, and what to do"),
-    "schemas": Entry("run", "schemas", "List, check and register schemas"),
-    "keys": Entry("run", "keys", "Make, replace and list the keys for signing"),
-    "completion": Entry("run", "completion", "Print the completion script for bash, zsh or fish"),
+    "doctor": Entry("run", "doctor", "Say what is wrong"),
+    "schemas": Entry("run", "schemas", "List, check, register"),
+    "keys": Entry("run", "keys", "Make and list keys"),
+    "completion": Entry("run", "completion", "For bash, zsh or fish"),
 }
 
 _OPTIONS = """\
@@ -60,6 +64,22 @@ _OPTIONS = """\
   -o, --output FMT  table, json or jsonl
   --version         Version   -h, --help  This page; ctxlog COMMAND -h for more
 """
+
+
+SHORT_LINE = 23
+"""Characters of a line with room for a second command beside it, on 80 columns."""
+
+
+def _rows() -> Iterator[str]:
+    """The commands by group, two in a row where their lines are short."""
+    for group, members in groupby(COMMANDS.items(), key=lambda item: item[1].group):
+        waiting, shown = list(members), group
+        while waiting:
+            pair = waiting[:2] if all(len(entry.line) <= SHORT_LINE for _, entry in waiting[:2]) else waiting[:1]
+            waiting = waiting[len(pair) :]
+            cells = [f"{_accent(f'{name:<12}', bold=True)}{entry.line:<{SHORT_LINE}}" for name, entry in pair]
+            yield f"  {_accent(f'{shown:<6}', fg='cyan')}{'  '.join(cells).rstrip()}"
+            shown = ""
 
 
 class OutputClosedError(Exception):
@@ -106,16 +126,7 @@ class App(click.Group):
             "  The context log for AI agents: what they knew, kept, replayed, proved.",
             "",
         ]
-        rows, last = [], ""
-        for name, entry in COMMANDS.items():
-            if entry.group == TOGETHER:
-                continue
-            group = "" if entry.group == last else entry.group
-            last = entry.group
-            rows.append(f"  {_accent(f'{group:<6}', fg='cyan')}{_accent(f'{name:<12}', bold=True)}{entry.line}")
-        together = " ".join(name for name, entry in COMMANDS.items() if entry.group == TOGETHER)
-        rows.append(f"  {_accent(f'{TOGETHER:<6}', fg='cyan')}{_accent(together, bold=True)}")
-        formatter.write("\n".join([*head, *rows, "", _OPTIONS]))
+        formatter.write("\n".join([*head, *_rows(), "", _OPTIONS]))
 
     def invoke(self, ctx: click.Context) -> Any:
         """See click. What was printed has left the process when this returns."""

@@ -107,7 +107,7 @@ def _print_cut(session: Session, pattern: str, cut: Cut) -> None:
     short_help="Compare two contexts, or one at two points",
     epilog="\b\nExamples:\n  ctxlog diff refunds/1@7 refunds/1\n"
     "  ctxlog diff refunds/1@time:2026-11-22T14:02:00Z refunds/1@latest\n"
-    "  ctxlog diff airline/task-14-trial-0 airline/task-14-trial-1",
+    "  ctxlog diff refunds/1 refunds/1-retry\n  ctxlog diff airline/task-14-trial-0 airline/task-14-trial-1",
 )
 @click.argument("before", metavar="STREAM[@POINT]", shell_complete=complete_streams)
 @click.argument("after", metavar="STREAM[@POINT]", shell_complete=complete_streams)
@@ -117,14 +117,16 @@ def _print_cut(session: Session, pattern: str, cut: Cut) -> None:
 def diff_command(session: Session, before: str, after: str) -> None:
     """Say what changed from one context to another: messages, facts and tool calls.
 
-    States of one stream, or of a fork and its parent, are compared by ids. Two separate runs share none, and are compared by what
-    was said and called.
+    States of one stream, or of forks of one, are compared by ids, and of forks it is said where they part. Two separate runs
+    share no ids, and are compared by what was said and called.
     """
     from ctxlog.replay.diff import diff
+    from ctxlog.replay.lineages import common_ancestor
 
     with session.reading() as opened:
-        states = [opened.replayer.replay(*parse_target(opened, side)).state for side in (before, after)]
-    found = diff(*states)
+        one, other = (opened.replayer.replay(*parse_target(opened, side)).state for side in (before, after))
+        common = common_ancestor(opened.replayer, (one.stream_id, one.version), (other.stream_id, other.version))
+    found = diff(one, other, common=common)
     if session.people:
         from ctxlog.cli.render_diff import print_diff
 

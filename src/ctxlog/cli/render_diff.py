@@ -26,9 +26,11 @@ def print_diff(found: Diff) -> None:
     """Print what changed, and on stderr how far it can be relied on."""
     line(paint(f"--- {_name(found.before)}", fg="red"))
     line(paint(f"+++ {_name(found.after)}", fg="green"))
+    if found.common is not None:
+        _common(found, *found.common)
     if not found:
         line("No difference.")
-    if found.parent is not None:
+    if found.parent is not None and found.common is None:
         before, after = (f"{text.visible(p.stream_id)}@{p.version}" if p else "nothing" for p in found.parent)
         _row("~", f"goes on from {after}, before from {before}")
     if found.closed is not None:
@@ -40,6 +42,17 @@ def print_diff(found: Diff) -> None:
         note("the contexts share no ids, so messages and calls were matched by what they say.")
     if found.approximate:
         note("the contexts are too long to be matched in full; more may show as changed than did.")
+
+
+def _common(found: Diff, stream_id: str, version: int) -> None:
+    """Say up to where both have one history."""
+    told = False
+    for state in (found.before, found.after):
+        if state.parent is not None:
+            line(f"{text.visible(state.stream_id)} is forked from {text.visible(state.parent.stream_id)}@{state.parent.version}")
+            told = told or (state.parent.stream_id, state.parent.version) == (stream_id, version)
+    if not told:
+        line(f"one history up to {text.visible(stream_id)}@{version}")
 
 
 def _section(name: str, changes: Sequence[C], tell: Callable[[C], None]) -> None:

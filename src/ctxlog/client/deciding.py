@@ -19,8 +19,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
-from ctxlog.core.canonical import canonical_json
-from ctxlog.core.digests import sha256
+from ctxlog.core.digests import selection_digest
 from ctxlog.errors import CtxlogError, InvalidInputError
 from ctxlog.model.ids import check_agent_id, check_id
 from ctxlog.model.jsontext import json_text
@@ -290,26 +289,6 @@ class Decision:
             ended_at=time.time_ns() // 1000,
         )
         self._flush((event, {**self._options, "event_ids": [self.id]}))
-
-
-def selection_digest(selected: Window | ContextState) -> str:
-    """SHA-256 over the RFC 8785 JSON of what was selected, as it is stored: lower-case hex.
-
-    The JSON is an object with `stream_id`, `version`, `chain_head`, `messages`, `facts` and `tool_calls`, each as a state has
-    them (`docs/reference/state.md`).
-    """
-    return sha256(
-        canonical_json(
-            {
-                "stream_id": selected.stream_id,
-                "version": selected.version,
-                "chain_head": selected.chain_head,
-                "messages": [message.to_dict() for message in selected.messages],
-                "facts": {key: fact.to_dict() for key, fact in selected.facts.items()},
-                "tool_calls": {key: call.to_dict() for key, call in selected.tool_calls.items()},
-            }
-        )
-    ).hexdigest()
 
 
 def _begun(event: Event) -> str | None:

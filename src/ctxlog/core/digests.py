@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctxlog.core.canonical import canonical_json
+
+if TYPE_CHECKING:
+    from ctxlog.model.reads import Released
+    from ctxlog.model.selection import Window
+    from ctxlog.model.state import ContextState
 
 sha256 = hashlib.sha256
 _NULL = b"\xff\xff\xff\xff"
@@ -58,3 +63,23 @@ def chain_next(head: bytes, digest: bytes) -> bytes:
 def state_digest(state: Mapping[str, Any]) -> str:
     """SHA-256 over the RFC 8785 JSON of a state as `ContextState.to_dict` gives it, lower-case hex."""
     return sha256(canonical_json(state)).hexdigest()
+
+
+def selection_digest(selected: Window | ContextState | Released) -> str:
+    """SHA-256 over the RFC 8785 JSON of what was selected from a state, as it is stored: lower-case hex.
+
+    The JSON is an object with `stream_id`, `version`, `chain_head`, `messages`, `facts` and `tool_calls`, each as a state has
+    them (`docs/reference/state.md`).
+    """
+    return sha256(
+        canonical_json(
+            {
+                "stream_id": selected.stream_id,
+                "version": selected.version,
+                "chain_head": selected.chain_head,
+                "messages": [message.to_dict() for message in selected.messages],
+                "facts": {key: fact.to_dict() for key, fact in selected.facts.items()},
+                "tool_calls": {key: call.to_dict() for key, call in selected.tool_calls.items()},
+            }
+        )
+    ).hexdigest()

@@ -1,13 +1,18 @@
-"""What a read took from a context: ids of what was revealed, and of what was withheld."""
+"""What a read took from a context: ids of what was revealed, and of what was withheld; and the way back, from ids to content.
+
+The way back selects nothing: what was revealed is what the read says. A state is asked only for what stands under these ids.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+from ctxlog.errors import InvalidInputError
 from ctxlog.model.selection import Selection, TokenCounter, Window, select
-from ctxlog.model.state import ContextState
+from ctxlog.model.state import ContextState, Fact, Message, ToolCall
 
 IDS_BYTES_MAX = 512 * 1024
 """Ids that one record names; half of what a record may hold."""
@@ -54,3 +59,94 @@ def _pieces(revealed: Sequence[str], withheld: Sequence[str]) -> Iterator[Taken]
             parts[part].append(event_id)
             size += more
     yield Taken(tuple(parts[0]), tuple(parts[1]))
+
+
+class Asked(NamedTuple):
+    """What a recorded read asked for, as far as it says what was released: a whole state, or a part."""
+
+    everything: bool
+    scopes: frozenset[str] | None
+    fact_prefixes: tuple[str, ...] | None
+
+
+def asked(selection: str) -> Asked:
+    """What the text `selection` of a recorded read asks for. Raises `InvalidInputError` where it says nothing of the kind."""
+    try:
+        found = json.loads(selection)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidInputError("the selection is no JSON object")
+    if "all" in found:
+        if found != {"all": True}:
+            raise InvalidInputError("the selection asks for a whole state and for something else")
+        return Asked(True, None, None)
+    lists: dict[str, Any] = {name: found.get(name) for name in ("scopes", "fact_prefixes")}
+    for name, value in lists.items():
+        if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise InvalidInputError(f"{name} of the selection is no list of texts")
+    scopes, prefixes = lists["scopes"], lists["fact_prefixes"]
+    return Asked(False, None if scopes is None else frozenset(scopes), None if prefixes is None else tuple(prefixes))
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a recorded read gave of a state, as it is stored: what `selection_digest` is over.
+
+    Attributes:
+        stream_id, version, chain_head: The state that it is of.
+        messages: Oldest first.
+        facts, tool_calls: By key, and by id.
+    """
+
+    stream_id: str
+    version: int
+    chain_head: str
+    messages: Sequence[Message]
+    facts: Mapping[str, Fact]
+    tool_calls: Mapping[str, ToolCall]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form of what was given."""
+        return {
+            "messages": [message.to_dict() for message in self.messages],
+            "facts": {key: fact.to_dict() for key, fact in self.facts.items()},
+            "tool_calls": {key: call.to_dict() for key, call in self.tool_calls.items()},
+        }
+
+
+def released(state: ContextState, selection: Asked, revealed: Sequence[str]) -> Released:
+    """What a read gave of the state that it read, by the ids that it recorded as revealed."""
+    place = state.stream_id, state.version, state.chain_head
+    if selection.everything:
+        return Released(*place, state.messages, state.facts, state.tool_calls)
+    ids, index = frozenset(revealed), {message.id: number for number, message in enumerate(state.messages)}
+    setters = {fact.event_id for fact in state.facts.values()}
+    # An id may stand for two things: a call's id is free, and a fork may use an id of its parent again.
+    double = {one for one in ids if (one in index) + (one in state.tool_calls) + (one in setters) > 1}
+    shown = _leading(revealed, index) if double else ids
+    messages = [message for message in state.messages if message.id in shown]
+    named = {call_id for message in messages for call_id in (*message.tool_calls, message.tool_call_id)}
+    scopes, prefixes = selection.scopes, selection.fact_prefixes
+    hidden = {message.id for message in state.messages if scopes is not None and message.scope not in scopes}
+    calls = {
+        call_id: call._replace(result=None, result_parts=None) if call.result_id in hidden else call
+        for call_id, call in state.tool_calls.items()
+        if call_id in ids and (call_id not in double or call_id in named)
+    }
+    facts = {
+        key: fact
+        for key, fact in state.facts.items()
+        if fact.event_id in ids and (fact.event_id not in double or prefixes is None or key.startswith(prefixes))
+    }
+    return Released(*place, tuple(messages), facts, calls)
+
+
+def _leading(revealed: Sequence[str], index: Mapping[str, int]) -> frozenset[str]:
+    """The ids that stand first and are those of messages in their order: ctxlog writes messages before all else."""
+    found: list[str] = []
+    for one in revealed:
+        if one not in index or (found and index[one] <= index[found[-1]]):
+            break
+        found.append(one)
+    return frozenset(found)

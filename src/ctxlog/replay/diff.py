@@ -88,6 +88,7 @@ class Diff:
         aligned_by: `id` or `content`.
         approximate: Whether the states were too long to be aligned in full, so that more may show as changed than did.
         messages, facts, tool_calls: The changes, in the order of the contexts; facts by key.
+        common: The stream and version up to which both have one history, where a fork is among them; None where none is.
         closed: Whether the context was closed, before and after; None where equal.
         parent: What it goes on from, before and after; None where equal.
     """
@@ -101,6 +102,7 @@ class Diff:
     tool_calls: tuple[CallChange, ...]
     closed: tuple[bool, bool] | None
     parent: tuple[Parent | None, Parent | None] | None
+    common: tuple[str, int] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.messages or self.facts or self.tool_calls or self.closed or self.parent)
@@ -110,6 +112,7 @@ class Diff:
         return {
             "before": _side(self.before),
             "after": _side(self.after),
+            "common": {"stream_id": self.common[0], "version": self.common[1]} if self.common else None,
             "aligned_by": self.aligned_by,
             "approximate": self.approximate,
             "messages": [change.to_dict() for change in self.messages],
@@ -120,9 +123,14 @@ class Diff:
         }
 
 
-def diff(before: ContextState, after: ContextState) -> Diff:
-    """What changed from `before` to `after`."""
-    by_id = _related(before, after)
+def diff(before: ContextState, after: ContextState, *, common: tuple[str, int] | None = None) -> Diff:
+    """What changed from `before` to `after`.
+
+    Args:
+        before, after: The states.
+        common: The stream and version up to which both have one history, as `lineages.common_ancestor` finds it.
+    """
+    by_id = common is not None or _related(before, after)
     if by_id:
         messages, calls, approximate = list(_messages_by_id(before, after)), list(_calls_by_id(before, after)), False
     else:
@@ -137,6 +145,7 @@ def diff(before: ContextState, after: ContextState) -> Diff:
         tuple(calls),
         (before.closed, after.closed) if before.closed != after.closed else None,
         (before.parent, after.parent) if before.parent != after.parent else None,
+        common,
     )
 
 

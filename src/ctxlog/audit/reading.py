@@ -1,0 +1,271 @@
+"""One recorded read, computed again: the version that it names, what it gave of it, and what the stream took in afterwards.
+
+The state comes from the log's first record, without snapshots. What was given comes from the ids that the read recorded; nothing
+is selected a second time, so a report cannot show what an agent would be given today.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ctxlog.audit.decisions import Nested
+from ctxlog.audit.report import Check, Newer, ReadReport, Withheld
+from ctxlog.audit.trail import Evidence, Happened, Place, evidence, happened
+from ctxlog.core.digests import selection_digest
+from ctxlog.errors import IntegrityError, InvalidInputError, PointError
+from ctxlog.model.points import AtVersion
+from ctxlog.model.reads import Asked, Released, asked, released
+from ctxlog.model.state import NUMBER_MAX, ContextState
+from ctxlog.replay.lineages import lineage
+
+if TYPE_CHECKING:
+    from ctxlog.replay.replayer import Replayer
+
+NEWER_LISTED_MAX = 100
+"""Newer events of a stream that a report lists; all are counted."""
+
+
+class Moment(NamedTuple):
+    """What stands at the end of what a report looks at: a decision, or an event without one.
+
+    Attributes:
+        place: Where it stands.
+        ids: What an event that it caused names as its cause.
+        inside: Which decisions were made inside which.
+        ended_at: When it was over by the writer's clock, µs; None where unknown.
+    """
+
+    place: Place
+    ids: tuple[str, ...]
+    inside: Nested
+    ended_at: int | None
+
+
+class Recorded(NamedTuple):
+    """A read as recorded: the events of one read, which are several where the ids did not fit into one, and one stream of it."""
+
+    events: tuple[Happened, ...]
+    stream: dict[str, Any]
+    revealed: tuple[str, ...]
+    withheld: tuple[str, ...]
+    alone: bool
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The event, all of whose pieces say the same beside ids."""
+        return self.events[0].payload
+
+    @property
+    def where(self) -> str:
+        """How a report names it."""
+        return f"read {self.events[0].event_id} of {self.stream['stream_id']}@{self.stream['version']}"
+
+
+def recorded_reads(events: Iterable[Happened]) -> Iterator[Recorded]:
+    """Reads from the events that record them, in order; pieces of one read are put together."""
+    pieces: dict[tuple[Any, ...], list[Happened]] = {}
+    for number, one in enumerate(events):
+        payload = one.payload
+        key: tuple[Any, ...] = (number,)
+        if len(payload["streams"]) == 1:
+            (stream,) = payload["streams"]
+            key = tuple(stream[name] for name in ("stream_id", "version", "chain_head"))
+            key += tuple(payload[name] for name in ("selection", "judged_at", "selection_digest"))
+        pieces.setdefault(key, []).append(one)
+    for several in pieces.values():
+        for number, stream in enumerate(several[0].payload["streams"]):
+            parts = [one.payload["streams"][number] for one in several]
+            revealed, withheld = (
+                tuple(dict.fromkeys(one_id for part in parts for one_id in part[name])) for name in ("revealed", "withheld")
+            )
+            yield Recorded(tuple(several), stream, revealed, withheld, len(several[0].payload["streams"]) == 1)
+
+
+def whole(stream_id: str, version: int) -> Recorded:
+    """What stands in for a read where none was recorded: all that there was."""
+    stream = {"stream_id": stream_id, "version": version, "chain_head": ""}
+    return Recorded((), stream, (), (), True)
+
+
+class ReadAudit:
+    """Computes reads again, and keeps what was checked.
+
+    Args:
+        replayer: The log, without snapshots.
+        checks: Where checks go.
+        notes: Where remarks go.
+    """
+
+    def __init__(self, replayer: Replayer, checks: list[Check], notes: list[str]) -> None:
+        self._replayer = replayer
+        self._checks = checks
+        self._notes = notes
+        self._states: dict[tuple[str, int], ContextState | None] = {}
+        self._told: set[str] = set()
+
+    def check(self, what: str, where: str, expected: object, found: object, ok: bool | None = None) -> bool:
+        """Keep a check; whether it holds. Equal is right unless said otherwise."""
+        holds = expected == found if ok is None else ok
+        self._checks.append(Check(what, where, str(expected), str(found), holds))
+        return holds
+
+    def audit(self, read: Recorded, moment: Moment) -> ReadReport:
+        """Compute one read again."""
+        stream_id, version = read.stream["stream_id"], read.stream["version"]
+        where = read.where if read.events else f"{stream_id}@{version}"
+        state = self.state(stream_id, version, where)
+        if state is not None and read.events:
+            self.check("chain head recomputed from the first record", where, read.stream["chain_head"], state.chain_head)
+        given = None
+        if not read.events and state is not None:
+            given = released(state, Asked(True, None, None), ())
+        elif state is not None:
+            given = self._given(read, state, where)
+        withheld = self._withheld(read, state, where) if read.events else ()
+        sources, calls, redacted, newer = self._walk(stream_id, version, given, moment)
+        payload = read.payload if read.events else None
+        counter = None
+        if payload is not None and payload["token_counter"] is not None:
+            counter = f"{payload['token_counter']}:{payload['token_counter_version']}"
+        judged_at = None if payload is None else payload["judged_at"]
+        return ReadReport(
+            records=tuple(evidence(one) for one in read.events),
+            stream_id=stream_id,
+            version=version,
+            chain_head=read.stream["chain_head"] or ("" if state is None else state.chain_head),
+            selection=None if payload is None else payload["selection"],
+            judged_at=judged_at,
+            token_counter=counter,
+            selection_digest=None if payload is None else payload["selection_digest"],
+            revealed=read.revealed,
+            withheld=withheld,
+            released=given,
+            sources=sources,
+            calls=calls,
+            redacted_since=redacted,
+            newer=newer,
+            before_decision_ms=None if judged_at is None or moment.ended_at is None else (moment.ended_at - judged_at) // 1000,
+        )
+
+    def state(self, stream_id: str, version: int, where: str) -> ContextState | None:
+        """The state of a stream at a version, from its first record; None where the log has none, which is kept as a check."""
+        place = stream_id, version
+        if place not in self._states:
+            self._states[place] = self._replay(stream_id, version, where)
+        return self._states[place]
+
+    def _replay(self, stream_id: str, version: int, where: str) -> ContextState | None:
+        if not 0 <= version <= NUMBER_MAX:
+            self.check("version", where, "a number from 0", version, False)
+            return None
+        try:
+            return self._replayer.replay(stream_id, AtVersion(version)).state
+        except (PointError, IntegrityError) as error:
+            self.check("replay from the first record", where, f"version {version}", error, False)
+            return None
+
+    def _given(self, read: Recorded, state: ContextState, where: str) -> Released | None:
+        try:
+            selection = asked(read.payload["selection"])
+        except InvalidInputError as error:
+            self.check("selection", where, "what was asked for", error, False)
+            return None
+        given = released(state, selection, read.revealed)
+        known = _kinds(state)
+        unknown = [one_id for one_id in read.revealed if one_id not in known]
+        self.check("revealed ids are in that version", where, "all", _some(unknown), not unknown)
+        if not read.alone:
+            self.check("selection digest", where, "one stream in a read", f"{len(read.payload['streams'])} streams", False)
+            return given
+        self.check("selection digest recomputed", where, read.payload["selection_digest"], selection_digest(given))
+        return given
+
+    def _withheld(self, read: Recorded, state: ContextState | None, where: str) -> tuple[Withheld, ...]:
+        known = {} if state is None else _kinds(state)
+        found = tuple(Withheld(one_id, *known.get(one_id, (None, None))) for one_id in read.withheld)
+        if state is not None:
+            unknown = [one.id for one in found if one.kind is None]
+            self.check("withheld ids are in that version", where, "all", _some(unknown), not unknown)
+            both = [one_id for one_id in read.withheld if one_id in set(read.revealed)]
+            self.check("withheld ids are not revealed", where, "none", "none" if not both else ", ".join(both[:3]), not both)
+        return found
+
+    def _walk(
+        self, stream_id: str, version: int, given: Released | None, moment: Moment
+    ) -> tuple[dict[str, Evidence], dict[str, tuple[Evidence, ...]], tuple[Evidence, ...], Newer]:
+        """The events behind what was given, later redactions of it, and what the stream took in until the moment."""
+        messages = {message.id for message in given.messages} if given else set()
+        ids = messages | {fact.event_id for fact in given.facts.values()} if given else set()
+        ids |= {message.redacted_by for message in given.messages if message.redacted_by} if given else set()
+        called = set(given.tool_calls) if given else set()
+        sources: dict[str, Evidence] = {}
+        calls: dict[str, list[Evidence]] = {}
+        redacted: list[Evidence] = []
+        newer = _Newer(moment)
+        rejected: Counter[str] = Counter()
+        for name, upto in lineage(self._replayer, stream_id, version):
+            for one in happened(self._replayer, name, rejected=rejected if name == stream_id else None):
+                if one.version <= upto:
+                    if one.event_id in ids:
+                        sources[one.event_id] = evidence(one)
+                    call_id = (one.target or "").removeprefix("call:")
+                    if call_id in called and (one.is_a("ToolCalled") or one.is_a("ToolReturned")):
+                        calls.setdefault(call_id, []).append(evidence(one))
+                elif name != stream_id:
+                    break  # What its ancestors took in later is not of this stream.
+                else:
+                    newer.take(one)
+                    if one.is_a("MessageRedacted") and one.payload["message_id"] in messages:
+                        redacted.append(evidence(one))
+        if rejected and stream_id not in self._told:
+            self._told.add(stream_id)
+            reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(rejected.items()))
+            self._notes.append(f"{stream_id}: records that do not count: {reasons}; `ctxlog log --rejected` shows them.")
+        ended = {call_id: tuple(events) for call_id, events in calls.items()}
+        return sources, ended, tuple(redacted), newer.result()
+
+
+class _Newer:
+    """Counts what a stream took in until a moment."""
+
+    def __init__(self, moment: Moment) -> None:
+        self._moment = moment
+        self._over = False
+        self._events = self._own = 0
+        self._by_clock = False
+        self._first_at: int | None = None
+        self._listed: list[Evidence] = []
+
+    def take(self, one: Happened) -> None:
+        """The next event above the version that was read."""
+        moment = self._moment
+        self._by_clock |= not one.place.ordered(moment.place)
+        self._over |= not one.place.up_to(moment.place)
+        if self._over or one.place == moment.place:
+            return
+        if moment.inside.within(one.cause, moment.ids):
+            self._own += 1
+            return
+        self._events += 1
+        if self._first_at is None:
+            self._first_at = one.place.time
+        if len(self._listed) < NEWER_LISTED_MAX:
+            self._listed.append(evidence(one))
+
+    def result(self) -> Newer:
+        """What was counted."""
+        outdated = None if self._first_at is None else self._moment.place.time - self._first_at
+        return Newer(self._events, self._own, self._first_at, outdated, self._by_clock, tuple(self._listed))
+
+
+def _kinds(state: ContextState) -> dict[str, tuple[str, str]]:
+    """What each id of a state stands for, and its scope."""
+    found = {fact.event_id: ("fact", fact.scope) for fact in state.facts.values()}
+    found |= {call_id: ("call", call.scope) for call_id, call in state.tool_calls.items()}
+    return found | {message.id: ("message", message.scope) for message in state.messages}
+
+
+def _some(unknown: Sequence[str]) -> str:
+    return "all" if not unknown else f"{len(unknown)} unknown, the first {unknown[0]}"
