@@ -7,7 +7,7 @@ is selected a second time, so a report cannot show what an agent would be given 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctxlog.audit.decisions import Nested
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 NEWER_LISTED_MAX = 100
 """Newer events of a stream that a report lists; all are counted."""
+
+STATES_KEPT_MAX = 4
+"""States that are held at once: a decision tends to read one version several times in a row."""
 
 
 class Moment(NamedTuple):
@@ -102,7 +105,7 @@ class ReadAudit:
         self._replayer = replayer
         self._checks = checks
         self._notes = notes
-        self._states: dict[tuple[str, int], ContextState | None] = {}
+        self._states: dict[tuple[str, int], ContextState] = {}
         self._told: set[str] = set()
 
     def check(self, what: str, where: str, expected: object, found: object, ok: bool | None = None) -> bool:
@@ -118,12 +121,11 @@ class ReadAudit:
         state = self.state(stream_id, version, where)
         if state is not None and read.events:
             self.check("chain head recomputed from the first record", where, read.stream["chain_head"], state.chain_head)
-        given = None
-        if not read.events and state is not None:
-            given = released(state, Asked(True, None, None), ())
+        given, withheld = None, tuple(Withheld(one_id, None, None) for one_id in read.withheld)
+        if state is not None and read.events:
+            given, withheld = self._given(read, state, where)
         elif state is not None:
-            given = self._given(read, state, where)
-        withheld = self._withheld(read, state, where) if read.events else ()
+            given = released(state, Asked(True, None, None), ())
         sources, calls, redacted, newer = self._walk(stream_id, version, given, moment)
         payload = read.payload if read.events else None
         counter = None
@@ -151,10 +153,12 @@ class ReadAudit:
 
     def state(self, stream_id: str, version: int, where: str) -> ContextState | None:
         """The state of a stream at a version, from its first record; None where the log has none, which is kept as a check."""
-        place = stream_id, version
-        if place not in self._states:
-            self._states[place] = self._replay(stream_id, version, where)
-        return self._states[place]
+        state = self._states.get((stream_id, version)) or self._replay(stream_id, version, where)
+        if state is not None:
+            if len(self._states) >= STATES_KEPT_MAX:
+                self._states.clear()
+            self._states[stream_id, version] = state
+        return state
 
     def _replay(self, stream_id: str, version: int, where: str) -> ContextState | None:
         if not 0 <= version <= NUMBER_MAX:
@@ -166,31 +170,40 @@ class ReadAudit:
             self.check("replay from the first record", where, f"version {version}", error, False)
             return None
 
-    def _given(self, read: Recorded, state: ContextState, where: str) -> Released | None:
+    def _given(self, read: Recorded, state: ContextState, where: str) -> tuple[Released | None, tuple[Withheld, ...]]:
+        """What was given and what was kept back, with all that can be checked about either."""
+        entries = _entries(state)
         try:
             selection = asked(read.payload["selection"])
         except InvalidInputError as error:
             self.check("selection", where, "what was asked for", error, False)
-            return None
+            return None, tuple(_withheld(one_id, entries.get(one_id, ())) for one_id in read.withheld)
         given = released(state, selection, read.revealed)
-        known = _kinds(state)
-        unknown = [one_id for one_id in read.revealed if one_id not in known]
-        self.check("revealed ids are in that version", where, "all", _some(unknown), not unknown)
-        if not read.alone:
+        self._all("revealed ids are in that version", where, read.revealed, entries)
+        if read.alone:
+            self.check("selection digest recomputed", where, read.payload["selection_digest"], selection_digest(given))
+        else:
             self.check("selection digest", where, "one stream in a read", f"{len(read.payload['streams'])} streams", False)
-            return given
-        self.check("selection digest recomputed", where, read.payload["selection_digest"], selection_digest(given))
-        return given
+        judged_at = read.payload["judged_at"]
+        kept = {
+            one_id: [entry for entry in entries.get(one_id, ()) if entry.is_kept_back(selection, judged_at)]
+            for one_id in read.withheld
+        }
+        self._all("withheld ids were to be kept back", where, read.withheld, {one_id for one_id, why in kept.items() if why})
+        shown = {
+            one_id for one_id in read.revealed if not all(e.is_kept_back(selection, judged_at) for e in entries.get(one_id, ()))
+        }
+        self._all(
+            "revealed ids were not to be kept back", where, [one_id for one_id in read.revealed if one_id in entries], shown
+        )
+        facts = [fact.event_id for key, fact in state.facts.items() if selection.asks_for(key)]
+        told = {*read.revealed, *read.withheld}
+        self._all("facts asked for are revealed or withheld", where, () if selection.everything else facts, told)
+        return given, tuple(_withheld(one_id, why or entries.get(one_id, ())) for one_id, why in kept.items())
 
-    def _withheld(self, read: Recorded, state: ContextState | None, where: str) -> tuple[Withheld, ...]:
-        known = {} if state is None else _kinds(state)
-        found = tuple(Withheld(one_id, *known.get(one_id, (None, None))) for one_id in read.withheld)
-        if state is not None:
-            unknown = [one.id for one in found if one.kind is None]
-            self.check("withheld ids are in that version", where, "all", _some(unknown), not unknown)
-            both = [one_id for one_id in read.withheld if one_id in set(read.revealed)]
-            self.check("withheld ids are not revealed", where, "none", "none" if not both else ", ".join(both[:3]), not both)
-        return found
+    def _all(self, what: str, where: str, ids: Iterable[str], right: Container[str]) -> None:
+        wrong = [one_id for one_id in ids if one_id not in right]
+        self.check(what, where, "all", f"{len(wrong)} not, the first {wrong[0]}" if wrong else "all")
 
     def _walk(
         self, stream_id: str, version: int, given: Released | None, moment: Moment
@@ -260,12 +273,32 @@ class _Newer:
         return Newer(self._events, self._own, self._first_at, outdated, self._by_clock, tuple(self._listed))
 
 
-def _kinds(state: ContextState) -> dict[str, tuple[str, str]]:
-    """What each id of a state stands for, and its scope."""
-    found = {fact.event_id: ("fact", fact.scope) for fact in state.facts.values()}
-    found |= {call_id: ("call", call.scope) for call_id, call in state.tool_calls.items()}
-    return found | {message.id: ("message", message.scope) for message in state.messages}
+class _Entry(NamedTuple):
+    """What an id of a state stands for."""
+
+    kind: str
+    scope: str
+    expires_at: int | None
+
+    def is_kept_back(self, selection: Asked, judged_at: int) -> bool:
+        """Whether a read that asks so does not give it."""
+        if selection.everything:
+            return False
+        out_of_scope = selection.scopes is not None and self.scope not in selection.scopes
+        return out_of_scope or (self.expires_at is not None and self.expires_at <= judged_at)
 
 
-def _some(unknown: Sequence[str]) -> str:
-    return "all" if not unknown else f"{len(unknown)} unknown, the first {unknown[0]}"
+def _entries(state: ContextState) -> dict[str, list[_Entry]]:
+    """What each id of a state stands for; an id may stand for two things, as a call's id is free."""
+    found: dict[str, list[_Entry]] = {}
+    for message in state.messages:
+        found.setdefault(message.id, []).append(_Entry("message", message.scope, None))
+    for call_id, call in state.tool_calls.items():
+        found.setdefault(call_id, []).append(_Entry("call", call.scope, None))
+    for fact in state.facts.values():
+        found.setdefault(fact.event_id, []).append(_Entry("fact", fact.scope, fact.expires_at))
+    return found
+
+
+def _withheld(one_id: str, entries: Sequence[_Entry]) -> Withheld:
+    return Withheld(one_id, entries[0].kind, entries[0].scope) if entries else Withheld(one_id, None, None)

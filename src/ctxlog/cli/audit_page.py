@@ -47,7 +47,7 @@ table.plain th { width: 8rem; font-weight: normal; color: var(--faint); }
 .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); }
 .faint { color: var(--faint); font-size: .9em; }
 .message { border-left: 3px solid var(--rule); padding-left: .7rem; margin: .7rem 0; }
-.role { font-weight: 600; }
+.role { font-weight: 600; } .mark { white-space: nowrap; }
 @media print {
   body { margin: 0; max-width: none; font-size: 11px; }
   h2, h3 { break-after: avoid; }
@@ -251,7 +251,7 @@ def _call(call: CallReport) -> str:
 def _checks(report: AuditReport) -> str:
     rows = [
         [
-            '<span class="good">ok</span>' if check.ok else '<span class="bad">failed</span>',
+            '<span class="mark good">ok</span>' if check.ok else '<span class="mark bad">failed</span>',
             f'{_t(check.what)}<br><span class="faint">{_t(check.where)}</span>',
             f"<code>{_t(check.expected)}</code>",
             f"<code>{_t(check.found)}</code>",

@@ -68,6 +68,10 @@ class Asked(NamedTuple):
     scopes: frozenset[str] | None
     fact_prefixes: tuple[str, ...] | None
 
+    def asks_for(self, key: str) -> bool:
+        """Whether a fact of this key is asked for."""
+        return self.fact_prefixes is None or key.startswith(self.fact_prefixes)
+
 
 def asked(selection: str) -> Asked:
     """What the text `selection` of a recorded read asks for. Raises `InvalidInputError` where it says nothing of the kind."""
@@ -127,7 +131,7 @@ def released(state: ContextState, selection: Asked, revealed: Sequence[str]) -> 
     shown = _leading(revealed, index) if double else ids
     messages = [message for message in state.messages if message.id in shown]
     named = {call_id for message in messages for call_id in (*message.tool_calls, message.tool_call_id)}
-    scopes, prefixes = selection.scopes, selection.fact_prefixes
+    scopes = selection.scopes
     hidden = {message.id for message in state.messages if scopes is not None and message.scope not in scopes}
     calls = {
         call_id: call._replace(result=None, result_parts=None) if call.result_id in hidden else call
@@ -137,7 +141,7 @@ def released(state: ContextState, selection: Asked, revealed: Sequence[str]) -> 
     facts = {
         key: fact
         for key, fact in state.facts.items()
-        if fact.event_id in ids and (fact.event_id not in double or prefixes is None or key.startswith(prefixes))
+        if fact.event_id in ids and (fact.event_id not in double or selection.asks_for(key))
     }
     return Released(*place, tuple(messages), facts, calls)
 

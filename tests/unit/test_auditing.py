@@ -1,0 +1,429 @@
+"""An audit shows what a decision was given, as it was given, and finds every record of a read that is not what it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctxlog import ContextLog
+from ctxlog.audit.auditing import audit_decision, audit_event
+from ctxlog.audit.decisions import Wanted, find_decisions
+from ctxlog.audit.report import AuditReport
+from ctxlog.codec.avro import encode_event
+from ctxlog.codec.framing import frame_single_object
+from ctxlog.codec.schemas import shipped
+from ctxlog.core.partitioner import partition_of
+from ctxlog.errors import PointError
+from ctxlog.log.memory import MemoryLog
+from ctxlog.log.protocol import EventLog
+from ctxlog.model.events import ContextRead, DecisionRecorded, StreamRead
+from ctxlog.model.records import NewRecord, Record
+from ctxlog.replay.copying import copy_log
+from unit.deciding_plays import Made, Play
+from writing import Wrapped, foreign, meta_of, raw
+
+
+def shown(report: AuditReport) -> list[tuple[Any, ...]]:
+    """What a report says that each read gave."""
+    return [
+        (
+            read.stream_id,
+            read.version,
+            read.chain_head,
+            list(read.released.messages),
+            read.released.facts,
+            read.released.tool_calls,
+        )
+        for read in report.reads
+        if read.released is not None
+    ]
+
+
+def given_by(made: Made) -> list[tuple[Any, ...]]:
+    """What its reads returned at the time."""
+    return [
+        (seen.stream_id, seen.version, seen.chain_head, list(seen.messages), seen.facts, seen.tool_calls) for seen, _ in made.seen
+    ]
+
+
+# What was given
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32))
+def test_what_an_audit_shows_is_what_the_reads_returned(seed: int) -> None:
+    play = Play(seed).run()
+    for made in play.made:
+        report = audit_decision(play.backend, made.decision.id)
+        assert report.verdict.startswith("verified: "), report.verdict
+        assert shown(report) == given_by(made)
+        assert [call.call_id for call in report.calls] == list(dict.fromkeys(made.calls))
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32))
+def test_what_changed_in_between_is_what_others_wrote_in_between(seed: int) -> None:
+    play = Play(seed).run()
+    listed = {one.decision_id: one for one in find_decisions(play.log.replayer)}
+    assert len(listed) == len(play.made)
+    for made in play.made:
+        expected = play.newer(made)
+        assert listed[made.decision.id].newer == expected
+        report = audit_decision(play.backend, made.decision.id)
+        newest = {read.stream_id: read for read in sorted(report.reads, key=lambda read: read.version)}
+        assert {name: read.newer.events for name, read in newest.items() if read.newer.events} == expected
+        assert report.stale == listed[made.decision.id].stale == bool(expected)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32))
+def test_a_copy_is_audited_like_its_source(seed: int) -> None:
+    play = Play(seed).run()
+    target = MemoryLog(2)
+    copy_log(play.backend, target)
+    for made in play.made:
+        one, other = (audit_decision(log, made.decision.id) for log in (play.backend, target))
+        assert other.verdict == one.verdict
+        assert shown(other) == shown(one)
+        assert [read.newer.events for read in other.reads] == [read.newer.events for read in one.reads]
+        assert [event.event_id for event in other.effects] == [event.event_id for event in one.effects]
+
+
+def test_more_ids_than_a_record_holds_are_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctxlog.model.reads.IDS_BYTES_MAX", 100)
+    log = ContextLog(MemoryLog())
+    ctx = log.context("refunds/1")
+    for number in range(7):
+        ctx.add_message("user", str(number))
+    with log.decision("refund", agent="refunds") as decision:
+        decision.read(ctx, max_messages=6)
+    report = audit_decision(log.log, decision.id)
+    (read,) = report.reads
+    assert len(read.records) > 1
+    assert read.released is not None
+    assert [message.content for message in read.released.messages] == list("123456")
+    assert report.failed == ()
+
+
+def test_what_was_redacted_since_is_shown_as_it_was_given_and_said() -> None:
+    log = ContextLog(MemoryLog())
+    ctx = log.context("refunds/1")
+    message = ctx.add_message("user", "my card is 4711").event_id
+    with log.decision("refund", agent="refunds") as decision:
+        decision.read(ctx)
+    redaction = ctx.redact_message(message).event_id
+    (read,) = audit_decision(log.log, decision.id).reads
+    assert read.released is not None
+    assert read.released.messages[0].content == "my card is 4711"
+    assert [event.event_id for event in read.redacted_since] == [redaction]
+    assert (read.newer.events, read.sources[message].version) == (0, 1)
+
+
+# What is not as it must be
+
+
+def honest() -> tuple[ContextLog, dict[str, Any], dict[str, Any]]:
+    """A log with a recorded read of a part, and the members of the read and of its one stream."""
+    log = ContextLog(MemoryLog(3))
+    ctx = log.context("refunds/1")
+    ctx.add_message("user", "Please refund order W-204.", event_ids=["m1"])
+    ctx.add_message("user", "secret", scope="internal", event_ids=["m2"])
+    ctx.set_fact("order.total", 129.9, event_ids=["f1"])
+    ctx.set_fact("order.old", 1, expires_at=5, event_ids=["f2"])
+    ctx.set_fact("mood", "good", event_ids=["f3"])
+    with log.decision("refund", agent="refunds") as decision:
+        decision.read(ctx, scopes=["default"], fact_prefixes=["order."])
+    assert audit_decision(log.log, decision.id).failed == ()
+    ctx.add_message("user", "later", event_ids=["m3"])
+    read, *_ = (one.event.payload for one in log.context("decisions/refunds").accepted())
+    (stream,) = read["streams"]
+    return log, {name: value for name, value in read.items() if name != "streams"} | {"decision_id": None}, dict(stream)
+
+
+def forged(log: ContextLog, read: dict[str, Any], *streams: dict[str, Any]) -> str:
+    """Record a decision on a read that somebody made up; the read's id."""
+    receipts = log.context("decisions/forger")
+    read_id = receipts.append(ContextRead(**read, streams=tuple(StreamRead(**stream) for stream in streams))).event_id
+    receipts.append(DecisionRecorded(decision_id="forged", kind="refund", reads=(read_id,)))
+    return read_id
+
+
+def test_a_read_that_is_recorded_again_as_it_was_verifies() -> None:
+    """Otherwise the forgeries below would be found for another reason."""
+    log, read, stream = honest()
+    forged(log, read, stream)
+    assert audit_decision(log.log, "forged").failed == ()
+
+
+FORGERIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "head": ({}, {"chain_head": "f" * 64}, "chain head"),
+    "version below": ({}, {"version": 4}, "chain head"),
+    "version above": ({}, {"version": 6}, "chain head"),
+    "version that is not there": ({}, {"version": 7}, "replay"),
+    "version 0": ({}, {"version": 0}, "chain head"),
+    "another stream": ({}, {"stream_id": "refunds/none"}, "replay"),
+    "digest": ({"selection_digest": "0" * 64}, {}, "selection digest"),
+    "an id less": ({}, {"revealed": ["f1"]}, "selection digest"),
+    "an id more": ({}, {"revealed": ["m1", "f1", "f3"]}, "selection digest"),
+    "an unknown id": ({}, {"revealed": ["m1", "f1", "nobody"]}, "revealed ids are in that version"),
+    "an id of later": ({}, {"revealed": ["m1", "f1", "m3"]}, "revealed ids are in that version"),
+    "an id out of scope": ({}, {"revealed": ["m1", "m2", "f1"]}, "revealed ids were not to be kept back"),
+    "an expired fact": ({}, {"revealed": ["m1", "f1", "f2"]}, "revealed ids were not to be kept back"),
+    "an unknown id withheld": ({}, {"withheld": ["m2", "f2", "nobody"]}, "withheld ids"),
+    "an id withheld for nothing": ({}, {"withheld": ["m2", "f2", "f3"]}, "withheld ids"),
+    "an expired fact passed over": ({}, {"withheld": ["m2"]}, "facts asked for"),
+    "other scopes": ({"selection": '{"scopes": ["internal"], "fact_prefixes": ["order."]}'}, {}, "revealed ids were not"),
+    "no scopes": ({"selection": '{"fact_prefixes": ["order."]}'}, {}, "withheld ids"),
+    "more facts asked for": ({"selection": '{"scopes": ["default"]}'}, {}, "facts asked for"),
+    "all asked for": ({"selection": '{"all": true}'}, {}, "selection digest"),
+    "no selection": ({"selection": "what you like"}, {}, "selection"),
+    "a deep selection": ({"selection": "[" * 100_000}, {}, "selection"),
+    "scopes that are none": ({"selection": '{"scopes": [[]]}'}, {}, "selection"),
+    "judged before it expired": ({"judged_at": 4}, {}, "withheld ids"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_every_forgery_of_a_read_is_found_and_its_place_named(name: str) -> None:
+    read_members, stream_members, said = FORGERIES[name]
+    log, read, stream = honest()
+    stream |= stream_members
+    read_id = forged(log, read | read_members, stream)
+    report = audit_decision(log.log, "forged")
+    assert report.verdict.startswith("NOT VERIFIED: ")
+    found = [check for check in report.failed if said in check.what]
+    assert found, report.failed
+    assert found[0].where == f"read {read_id} of {stream['stream_id']}@{stream['version']}"
+
+
+def test_a_read_of_several_streams_has_no_digest_that_could_be_recomputed() -> None:
+    log, read, stream = honest()
+    forged(log, read, stream, stream)
+    assert "one stream in a read" in audit_decision(log.log, "forged").verdict
+
+
+def test_reads_and_calls_that_are_nowhere_are_named() -> None:
+    log, read, stream = honest()
+    receipts = log.context("decisions/forger")
+    late = DecisionRecorded(decision_id="d", kind="k", reads=("r-none", "r-late"), tool_calls=("c-none",))
+    receipts.append(late)
+    receipts.append(ContextRead(**read, streams=(StreamRead(**stream),)), event_ids=["r-late"])
+    failed = {(check.expected, check.found) for check in audit_decision(log.log, "d").failed}
+    assert failed == {
+        ("read r-none", "no such read in the log"),
+        ("read r-late", "it behind the decision, at version 2"),
+        ("call c-none", "no such call in the log"),
+    }
+
+
+def test_a_read_that_says_it_is_of_another_decision_is_named() -> None:
+    log, read, stream = honest()
+    read_id = forged(log, read | {"decision_id": "other"}, stream)
+    assert (
+        f"read {read_id}: the read is this decision's: expected forged, found other" in audit_decision(log.log, "forged").verdict
+    )
+
+
+def test_an_id_that_two_agents_recorded_is_refused_and_one_recorded_twice_with_other_content_is_not_verified() -> None:
+    log, _, _ = honest()
+    receipts = log.context("decisions/a")
+    same = DecisionRecorded(decision_id="d", kind="k")
+    for event in (same, same):
+        receipts.append(event)
+    report = audit_decision(log.log, "d")
+    assert report.failed == ()
+    assert "the same was recorded 1 more times" in report.notes[0]
+    receipts.append(DecisionRecorded(decision_id="d", kind="k", outcome="1"))
+    assert "with other content at version 3 too" in audit_decision(log.log, "d").verdict
+    log.context("decisions/b").append(same)
+    with pytest.raises(PointError, match=r"'decisions/a', 'decisions/b'; nothing was audited"):
+        audit_decision(log.log, "d")
+    with pytest.raises(PointError, match="no such decision"):
+        audit_decision(log.log, "e")
+
+
+class Rewritten(Wrapped):
+    """A log in which some bytes were written over."""
+
+    def __init__(self, log: EventLog, old: bytes, new: bytes) -> None:
+        super().__init__(log)
+        self._old, self._new = old, new
+
+    def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Any:
+        for record in self.inner.read(partition, start, end, key=key):
+            yield record._replace(value=record.value.replace(self._old, self._new))
+
+
+def test_a_context_that_was_rewritten_is_found_by_the_chain_head_that_the_read_saw() -> None:
+    log, read, stream = honest()
+    forged(log, read, stream)
+    report = audit_decision(Rewritten(log.log, b"129.9", b"729.9"), "forged")
+    assert {check.what.split()[0] for check in report.failed} == {"chain", "selection"}
+    assert "of refunds/1@5: chain head recomputed from the first record" in report.verdict
+
+
+def test_what_a_newer_release_wrote_is_not_verified_and_says_what_to_install() -> None:
+    log, read, stream = honest()
+    backend = log.log
+    backend.append(foreign(backend, "refunds/1", "ctxlog.Sealed", "s1"))
+    head = [one.head.hex() for one in log.context("refunds/1").accepted()][-1]
+    forged(log, read, stream | {"version": 7, "chain_head": head})
+    assert "Install a newer ctxlog" in audit_decision(backend, "forged").verdict
+
+
+def hostile(log: EventLog, kind: str, event_id: str, payload: dict[str, Any]) -> NewRecord:
+    key = b"decisions/hostile"
+    body = encode_event(f"ctxlog.{kind}", meta_of(key.decode(), event_id), payload)
+    return NewRecord(partition_of(key, log.partitions), key, frame_single_object(shipped(f"ctxlog.{kind}").fingerprint, body))
+
+
+@pytest.mark.parametrize("number", [-(2**63), -1, 2**53, 2**63 - 1])
+@pytest.mark.parametrize("stream_id", ["refunds/1", "", "ctxlog:control", "decisions/hostile", "\u202e\x00"])
+def test_a_hostile_read_is_not_verified_and_nothing_else_happens(number: int, stream_id: str) -> None:
+    log, read, stream = honest()
+    backend = log.log
+    decision = {
+        "decision_id": "d", "kind": "\x1b[2J", "reads": ["r", "r"], "model": None, "parameters": "{", "outcome": "[" * 1000,
+        "rationale": None, "tool_calls": [""], "failed": True, "failure": None, "started_at": number, "ended_at": -number - 1,
+    }  # fmt: skip
+    streams = [stream | {"version": number, "stream_id": stream_id, "chain_head": ""}]
+    backend.append([
+        hostile(backend, "ContextRead", "r", read | {"streams": streams, "judged_at": number}),
+        hostile(backend, "DecisionRecorded", "d", decision),
+    ])  # fmt: skip
+    report = audit_decision(backend, "d")
+    assert report.failed
+    assert [one.decision_id for one in find_decisions(log.replayer, Wanted(agent="hostile"))] == ["d"]
+
+
+# Without a recorded decision
+
+
+def test_an_event_without_a_decision_shows_what_was_available_before_it() -> None:
+    log, _, _ = honest()
+    ctx = log.context("refunds/1")
+    call = ctx.add_tool_call("pay", {"order": "W-204"})
+    ctx.add_tool_result(call.event_id, "paid")
+    report = audit_event(log.log, "refunds/1", 7)
+    assert report.verdict.startswith("verified: reads not recorded")
+    assert report.notes == ("Reads not recorded; everything below was available.",)
+    (read,) = report.reads
+    assert read.released is not None
+    before = ctx.replay(6).state
+    assert (read.version, read.chain_head, read.selection) == (6, before.chain_head, None)
+    assert (list(read.released.messages), read.released.facts) == (list(before.messages), before.facts)
+    assert [(one.name, one.status, one.result) for one in report.calls] == [("pay", "returned", "paid")]
+    with pytest.raises(PointError, match="no event made version 99"):
+        audit_event(log.log, "refunds/1", 99)
+    with pytest.raises(PointError, match="no event made version 0"):
+        audit_event(log.log, "refunds/1", 0)
+
+
+def test_an_event_that_a_decision_caused_shows_the_decision() -> None:
+    log, _, _ = honest()
+    ctx = log.context("refunds/1")
+    with log.decision("refund", agent="refunds") as decision:
+        ctx.add_tool_call("pay", {})
+    report = audit_event(log.log, "refunds/1", ctx.version)
+    assert report.decision is not None
+    assert report.decision["decision_id"] == decision.id
+    assert report.asked_for is not None
+    assert report.asked_for.version == ctx.version
+
+
+def test_an_agent_that_was_killed_leaves_what_it_had_read_before_it_acted() -> None:
+    log, _, _ = honest()
+    ctx = log.context("refunds/1")
+    decision = log.decision("refund", agent="refunds")
+    decision.__enter__()
+    window = decision.read(ctx, max_messages=1)
+    ctx.add_tool_call("pay", {})
+    decision._ended = True  # It is killed here.
+    report = audit_event(log.log, "refunds/1", 7)
+    assert (report.decision, report.reads_recorded) == (None, True)
+    assert report.failed == ()
+    assert f"The decision {decision.id} is not in the log" in report.notes[0]
+    (read,) = report.reads
+    assert read.released is not None
+    assert list(read.released.messages) == list(window.messages)
+
+
+# Calls
+
+
+def test_calls_are_found_in_streams_that_were_not_read_and_whatever_the_clocks_say() -> None:
+    clock = iter(range(1_800_000_000_000, 1_900_000_000_000, 10_000_000))  # Hours lie between two appends.
+    log = ContextLog(MemoryLog(3, clock=lambda: next(clock)))
+    other = log.context("payments/1")
+    with log.decision("refund", agent="refunds") as decision:
+        call = other.add_tool_call("pay", {"sum": 1}).event_id
+    log.context("payments/2").add_message("user", "later")
+    report = audit_decision(log.log, decision.id)
+    assert report.failed == ()
+    assert [(one.call_id, one.stream_id, one.status) for one in report.calls] == [(call, "payments/1", "open")]
+
+
+def test_of_calls_with_one_id_those_of_the_decision_are_meant() -> None:
+    log = ContextLog(MemoryLog())
+    for number in range(3):
+        log.context(f"payments/{number}").tool_once("pay", {}, run=lambda _: "before", key="k")
+    with log.decision("refund", agent="refunds") as decision:
+        log.context("payments/9").tool_once("pay", {}, run=lambda _: "inside", key="k")
+    report = audit_decision(log.log, decision.id)
+    assert [(one.stream_id, one.result) for one in report.calls] == [("payments/9", "inside")]
+
+
+# Lists
+
+
+def test_decisions_are_listed_in_their_order_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Play(7).run(decisions=6)
+    whole = [one.to_dict() for one in find_decisions(play.log.replayer)]
+    assert [one["recorded_at"] for one in whole] == sorted(one["recorded_at"] for one in whole)
+    assert [one["decision_id"] for one in whole] == [made.decision.id for made in play.made]
+    monkeypatch.setattr("ctxlog.audit.decisions.BATCH_DECISIONS", 2)
+    assert [one.to_dict() for one in find_decisions(play.log.replayer)] == whole
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_decisions_are_found_by_what_they_read_touched_and_belong_to(seed: int) -> None:
+    play = Play(seed).run(decisions=8)
+
+    def found(**wanted: Any) -> list[str]:
+        return [one.decision_id for one in find_decisions(play.log.replayer, Wanted(**wanted))]
+
+    def those(rule: Callable[[Made], bool]) -> list[str]:
+        return [made.decision.id for made in play.made if rule(made)]
+
+    assert found(agent="other") == those(lambda made: made.agent == "other")
+    assert found(stale=True) == those(lambda made: bool(play.newer(made)))
+    for stream_id in ("refunds/1", "shared/policy"):
+        touched = {did.inside[0] for did in play.did if did.stream_id == stream_id and did.inside}
+        assert found(stream=stream_id) == those(
+            lambda made: made.decision.id in touched or any(seen.given.stream_id == stream_id for seen in made.seen)  # noqa: B023
+        )
+    times = [one.recorded_at for one in find_decisions(play.log.replayer)]
+    assert len(found(since_us=times[3] * 1000)) == len(times) - 3
+    with play.log.decision("refund", agent="refunds", correlation_id="case-7") as decision:
+        pass
+    assert found(correlation="case-7") == [decision.id]
+
+
+def test_a_list_says_how_many_reads_are_missing() -> None:
+    log, _, _ = honest()
+    log.context("decisions/a").append(DecisionRecorded(decision_id="d", kind="k", reads=("none", "none", "neither")))
+    assert [one.reads_missing for one in find_decisions(log.replayer, Wanted(agent="a"))] == [2]
+
+
+def test_records_that_do_not_count_are_told() -> None:
+    log, read, stream = honest()
+    backend = log.log
+    record = raw(backend, "refunds/1", "FactSet", "f9")
+    backend.append([record, record, record._replace(value=record.value[:-1])])
+    forged(log, read, stream)
+    notes = audit_decision(backend, "forged").notes
+    assert notes == ("refunds/1: records that do not count: 1 duplicate, 1 undecodable; `ctxlog log --rejected` shows them.",)
