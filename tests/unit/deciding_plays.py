@@ -84,7 +84,8 @@ class Play:
                     case 0 | 1 | 2:
                         seen.append(self.read(decision))
                     case 3:
-                        state = self.context().replay().state
+                        context = self.context()
+                        state = context.replay(dice.choice(("latest", dice.randrange(context.version + 1)))).state
                         if not any(known.whole and known.given == state for known in seen):
                             seen.append(Seen(state, True))
                     case 4:

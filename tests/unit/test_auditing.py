@@ -20,8 +20,9 @@ from ctxlog.core.partitioner import partition_of
 from ctxlog.errors import PointError
 from ctxlog.log.memory import MemoryLog
 from ctxlog.log.protocol import EventLog
-from ctxlog.model.events import ContextRead, DecisionRecorded, StreamRead
-from ctxlog.model.records import NewRecord, Record
+from ctxlog.model.events import ContextRead, DecisionRecorded, StreamRead, ToolCalled
+from ctxlog.model.records import NewRecord
+from ctxlog.model.selection import Window
 from ctxlog.replay.copying import copy_log
 from unit.deciding_plays import Made, Play
 from writing import Wrapped, foreign, meta_of, raw
@@ -53,7 +54,7 @@ def given_by(made: Made) -> list[tuple[Any, ...]]:
 # What was given
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_what_an_audit_shows_is_what_the_reads_returned(seed: int) -> None:
     play = Play(seed).run()
@@ -64,7 +65,7 @@ def test_what_an_audit_shows_is_what_the_reads_returned(seed: int) -> None:
         assert [call.call_id for call in report.calls] == list(dict.fromkeys(made.calls))
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_what_changed_in_between_is_what_others_wrote_in_between(seed: int) -> None:
     play = Play(seed).run()
@@ -79,7 +80,7 @@ def test_what_changed_in_between_is_what_others_wrote_in_between(seed: int) -> N
         assert report.stale == listed[made.decision.id].stale == bool(expected)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.integers(0, 2**32))
 def test_a_copy_is_audited_like_its_source(seed: int) -> None:
     play = Play(seed).run()
@@ -107,6 +108,60 @@ def test_more_ids_than_a_record_holds_are_one_read(monkeypatch: pytest.MonkeyPat
     assert read.released is not None
     assert [message.content for message in read.released.messages] == list("123456")
     assert report.failed == ()
+
+
+def read_once(log: ContextLog, stream_id: str, **asked: Any) -> tuple[AuditReport, Window]:
+    """The audit of a decision that reads a part of a context, and what the read returned."""
+    with log.decision("refund", agent="refunds") as decision:
+        window = decision.read(log.context(stream_id), **asked)
+    return audit_decision(log.log, decision.id), window
+
+
+def test_a_call_whose_result_was_kept_back_is_shown_without_it() -> None:
+    log = ContextLog(MemoryLog())
+    ctx = log.context("refunds/1")
+    asking = ctx.add_message("assistant", "I look it up.").event_id
+    call = ctx.add_tool_call("look", {}, message_id=asking).event_id
+    ctx.add_tool_result(call, "secret", scope="internal")
+    report, window = read_once(log, "refunds/1", scopes=["default"])
+    assert report.failed == ()
+    (read,) = report.reads
+    assert read.released is not None
+    assert read.released.tool_calls[call].status == "returned"
+    assert read.released.tool_calls[call].result is None
+    assert read.released.tool_calls == window.tool_calls
+
+
+def test_ids_that_stand_for_two_things_are_told_apart() -> None:
+    """A call may be called what a message is called, and a fork's fact may have been set by an id that its parent knows."""
+    log = ContextLog(MemoryLog())
+    ctx = log.context("refunds/1")
+    ctx.add_message("user", "one", event_ids=["m1"])
+    ctx.add_message("user", "two", event_ids=["m2"])
+    fork = ctx.fork("refunds/2")
+    fork.set_fact("limit", 1, event_ids=["m2"])
+    fork.add_message("assistant", "I look it up.", event_ids=["m3"])
+    fork.append(ToolCalled(call_id="m1", name="look", arguments="{}", message_id="m3"))
+    for asked, said in (({"max_messages": 1}, ["m3"]), ({"fact_prefixes": []}, ["m1", "m2", "m3"]), ({"max_messages": 0}, [])):
+        report, window = read_once(log, "refunds/2", **asked)
+        assert report.failed == ()
+        (read,) = report.reads
+        assert read.released is not None
+        assert [message.id for message in read.released.messages] == said
+        assert (read.released.facts, read.released.tool_calls) == (window.facts, window.tool_calls)
+
+
+def test_in_one_partition_the_order_of_the_log_counts_and_not_its_clock() -> None:
+    log = ContextLog(MemoryLog(clock=lambda: 1_700_000_000_000))
+    other, ctx = ContextLog(log.log).context("refunds/1"), log.context("refunds/1")
+    ctx.set_fact("limit", 1)
+    with log.decision("refund", agent="refunds") as decision:
+        decision.read(ctx)
+        other.set_fact("limit", 2)
+    other.set_fact("limit", 3)
+    (read,) = audit_decision(log.log, decision.id).reads
+    assert (read.newer.events, read.newer.by_clock, read.newer.outdated_ms) == (1, False, 0)
+    assert [one.newer for one in find_decisions(log.replayer)] == [{"refunds/1": 1}]
 
 
 def test_what_was_redacted_since_is_shown_as_it_was_given_and_said() -> None:
@@ -372,9 +427,19 @@ def test_of_calls_with_one_id_those_of_the_decision_are_meant() -> None:
     for number in range(3):
         log.context(f"payments/{number}").tool_once("pay", {}, run=lambda _: "before", key="k")
     with log.decision("refund", agent="refunds") as decision:
+        decision.read(log.context("payments/1"))
         log.context("payments/9").tool_once("pay", {}, run=lambda _: "inside", key="k")
     report = audit_decision(log.log, decision.id)
     assert [(one.stream_id, one.result) for one in report.calls] == [("payments/9", "inside")]
+
+
+def test_a_call_that_nothing_leads_to_is_looked_for_in_the_whole_log() -> None:
+    log, _, _ = honest()
+    call = log.context("payments/1").add_tool_call("pay", {}).event_id
+    log.context("decisions/a").append(DecisionRecorded(decision_id="d", kind="k", tool_calls=(call,)))
+    report = audit_decision(log.log, "d")
+    assert report.failed == ()
+    assert [(one.call_id, one.stream_id) for one in report.calls] == [(call, "payments/1")]
 
 
 # Lists

@@ -125,7 +125,7 @@ class ReadAudit:
         if state is not None and read.events:
             given, withheld = self._given(read, state, where)
         elif state is not None:
-            given = released(state, Asked(True, None, None), ())
+            (given,) = released(state, Asked(True, None, None), ())
         sources, calls, redacted, newer = self._walk(stream_id, version, given, moment)
         payload = read.payload if read.events else None
         counter = None
@@ -178,10 +178,12 @@ class ReadAudit:
         except InvalidInputError as error:
             self.check("selection", where, "what was asked for", error, False)
             return None, tuple(_withheld(one_id, entries.get(one_id, ())) for one_id in read.withheld)
-        given = released(state, selection, read.revealed)
+        digest = read.payload["selection_digest"]
+        readings = list(released(state, selection, read.revealed))
+        given = next((one for one in readings if selection_digest(one) == digest), readings[0])
         self._all("revealed ids are in that version", where, read.revealed, entries)
         if read.alone:
-            self.check("selection digest recomputed", where, read.payload["selection_digest"], selection_digest(given))
+            self.check("selection digest recomputed", where, digest, selection_digest(given))
         else:
             self.check("selection digest", where, "one stream in a read", f"{len(read.payload['streams'])} streams", False)
         judged_at = read.payload["judged_at"]
@@ -284,8 +286,7 @@ class _Entry(NamedTuple):
         """Whether a read that asks so does not give it."""
         if selection.everything:
             return False
-        out_of_scope = selection.scopes is not None and self.scope not in selection.scopes
-        return out_of_scope or (self.expires_at is not None and self.expires_at <= judged_at)
+        return selection.hides(self.scope) or (self.expires_at is not None and self.expires_at <= judged_at)
 
 
 def _entries(state: ContextState) -> dict[str, list[_Entry]]:

@@ -6,7 +6,7 @@ The way back selects nothing: what was revealed is what the read says. A state i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -68,6 +68,10 @@ class Asked(NamedTuple):
     scopes: frozenset[str] | None
     fact_prefixes: tuple[str, ...] | None
 
+    def hides(self, scope: str) -> bool:
+        """Whether what was written for a scope is kept back."""
+        return self.scopes is not None and scope not in self.scopes
+
     def asks_for(self, key: str) -> bool:
         """Whether a fact of this key is asked for."""
         return self.fact_prefixes is None or key.startswith(self.fact_prefixes)
@@ -119,38 +123,48 @@ class Released:
         }
 
 
-def released(state: ContextState, selection: Asked, revealed: Sequence[str]) -> Released:
-    """What a read gave of the state that it read, by the ids that it recorded as revealed."""
+READINGS_MAX = 16
+"""Ways to read ids that stand for two things, which a log may be full of, that are tried."""
+
+
+def released(state: ContextState, selection: Asked, revealed: Sequence[str]) -> Iterator[Released]:
+    """What a read gave of the state that it read, by the ids that it recorded as revealed.
+
+    Nearly always one answer. An id may stand for two things, as a call's id is free, and a fork may use an id of its parent
+    again: then there is one answer for each way to read it, and the digest that the read recorded says which is right.
+    """
     place = state.stream_id, state.version, state.chain_head
     if selection.everything:
-        return Released(*place, state.messages, state.facts, state.tool_calls)
+        yield Released(*place, state.messages, state.facts, state.tool_calls)
+        return
     ids, index = frozenset(revealed), {message.id: number for number, message in enumerate(state.messages)}
     setters = {fact.event_id for fact in state.facts.values()}
-    # An id may stand for two things: a call's id is free, and a fork may use an id of its parent again.
     double = {one for one in ids if (one in index) + (one in state.tool_calls) + (one in setters) > 1}
-    shown = _leading(revealed, index) if double else ids
-    messages = [message for message in state.messages if message.id in shown]
-    named = {call_id for message in messages for call_id in (*message.tool_calls, message.tool_call_id)}
-    scopes = selection.scopes
-    hidden = {message.id for message in state.messages if scopes is not None and message.scope not in scopes}
-    calls = {
-        call_id: call._replace(result=None, result_parts=None) if call.result_id in hidden else call
-        for call_id, call in state.tool_calls.items()
-        if call_id in ids and (call_id not in double or call_id in named)
-    }
-    facts = {
-        key: fact
-        for key, fact in state.facts.items()
-        if fact.event_id in ids and (fact.event_id not in double or selection.asks_for(key))
-    }
-    return Released(*place, tuple(messages), facts, calls)
+    hidden = {message.id for message in state.messages if selection.hides(message.scope)}
+    for shown in _leading(revealed, index, double) if double else (ids,):
+        messages = tuple(message for message in state.messages if message.id in shown)
+        named = {call_id for message in messages for call_id in (*message.tool_calls, message.tool_call_id)}
+        calls = {
+            call_id: call._replace(result=None, result_parts=None) if call.result_id in hidden else call
+            for call_id, call in state.tool_calls.items()
+            if call_id in ids and (call_id not in double or call_id in named)
+        }
+        facts = {
+            key: fact
+            for key, fact in state.facts.items()
+            if fact.event_id in ids and (fact.event_id not in double or selection.asks_for(key))
+        }
+        yield Released(*place, messages, facts, calls)
 
 
-def _leading(revealed: Sequence[str], index: Mapping[str, int]) -> frozenset[str]:
-    """The ids that stand first and are those of messages in their order: ctxlog writes messages before all else."""
+def _leading(revealed: Sequence[str], index: Mapping[str, int], double: Set[str]) -> Iterator[frozenset[str]]:
+    """The ids that may be those of the messages given: they stand first, in their order. The longest row first."""
     found: list[str] = []
     for one in revealed:
         if one not in index or (found and index[one] <= index[found[-1]]):
             break
         found.append(one)
-    return frozenset(found)
+    for _ in range(READINGS_MAX):
+        yield frozenset(found)
+        if not found or found.pop() not in double:
+            return
