@@ -169,16 +169,16 @@ class _History:
         self.key = key
         self.count = 0
         self._changes: deque[Change] = deque(maxlen=last)
-        self._redacted = False
+        self._redacted: set[str] = set()
 
     def take(self, one: Happened, no_effect: str | None) -> None:
         """The next event of the stream, or of one that it goes on from."""
+        if one.is_a("MessageRedacted") and no_effect is None and self.kind != "fact":
+            self._redacted.add(one.payload["message_id"])
         told = self._told(one)
         if told is None:
             return
         change, value, expires_at = told
-        if change == "redacted" and no_effect is None:
-            self._redacted = True
         if change == "called" and no_effect is None and any(known.change == "called" for known in self._changes):
             change = "taken over"
         self.count += 1
@@ -186,9 +186,9 @@ class _History:
 
     def changes(self) -> list[Change]:
         """What happened, without the text of what was redacted."""
-        if not self._redacted:
-            return list(self._changes)
-        return [change._replace(value=REDACTED) if change.change == "said" else change for change in self._changes]
+        return [
+            change._replace(value=REDACTED) if change.event.event_id in self._redacted else change for change in self._changes
+        ]
 
     def _told(self, one: Happened) -> tuple[str, str | None, int | None] | None:
         payload, about = one.payload, one.target == f"{self.kind}:{self.key}"
