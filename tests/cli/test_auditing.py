@@ -12,6 +12,7 @@ import pytest
 from cli.conftest import Program
 from ctxlog import ContextLog
 from ctxlog.cli.text import HOSTILE
+from ctxlog.errors import StorageError
 from ctxlog.model.events import DecisionRecorded
 
 NASTY = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\u202egnp.exe\x1b[2J\x07&amp;\"'"
@@ -82,21 +83,18 @@ def test_an_event_without_a_decision_says_that_reads_are_not_recorded(refunds: P
     assert refunds("audit", f"refunds/1@event:{event}").out == done.out
 
 
-@pytest.mark.parametrize(
-    ("target", "said"),
-    [
+def test_what_cannot_be_audited_is_said_and_exits_with_2(refunds: Program) -> None:
+    for target, said in (
         ("nothing", "no such decision is recorded"),
         ("refunds/1", "named STREAM@VERSION"),
         ("refunds/1@9", "no event made version 9"),
         ("refunds/1@latest", "expected the version that an event made"),
         ("refunds/1@event:none", "no accepted event with id"),
         ("refunds/1@wrong", "expected one of"),
-    ],
-)
-def test_what_cannot_be_audited_is_said_and_exits_with_2(refunds: Program, target: str, said: str) -> None:
-    done = refunds("audit", target, code=2)
-    assert said in done.err
-    assert done.out == ""
+    ):
+        done = refunds("audit", target, code=2)
+        assert said in done.err
+        assert done.out == ""
 
 
 def test_what_does_not_verify_exits_with_3_and_names_the_place(program: Program) -> None:
@@ -171,6 +169,25 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(program: Program) -
     decision = decide(program.folder)
     assert "cannot be written" in program("audit", decision, "--html", "no/such/folder.html", code=1).err
     assert [path.name for path in program.folder.iterdir()] == [".ctxlog"]
+
+
+def test_a_page_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ctxlog.audit.auditing import audit_decision
+    from ctxlog.cli.audit_page import write_page
+
+    decision = decide(tmp_path)
+    with ContextLog.open(f"embedded:{tmp_path / '.ctxlog'}") as log:
+        report = audit_decision(log.log, decision)
+
+    def no_room(_file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "report.html").write_text("the last one")
+    monkeypatch.setattr("os.fsync", no_room)
+    with pytest.raises(StorageError, match="No space left on device; no report was left there"):
+        write_page(report, str(tmp_path / "report.html"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".ctxlog", "report.html"]
+    assert (tmp_path / "report.html").read_text() == "the last one"
 
 
 def test_text_of_a_log_cannot_drive_the_terminal(program: Program) -> None:

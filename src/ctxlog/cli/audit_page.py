@@ -58,11 +58,11 @@ table.plain th { width: 8rem; font-weight: normal; color: var(--faint); }
 
 def write_page(report: AuditReport, path: str) -> None:
     """Write a report as a page, whole or not at all. Raises `StorageError`."""
-    target = Path(path)
+    target, text_of_page = Path(path), page(report)
     try:
         with NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             try:
-                file.write(page(report))
+                file.write(text_of_page)
                 file.flush()
                 os.fsync(file.fileno())
                 Path(file.name).chmod(0o666 & ~_umask())
