@@ -291,7 +291,7 @@ def test_an_id_that_two_agents_recorded_is_refused_and_one_recorded_twice_with_o
         receipts.append(event)
     report = audit_decision(log.log, "d")
     assert report.failed == ()
-    assert "the same was recorded 1 more times" in report.notes[0]
+    assert "the same is recorded 2 times" in report.notes[0]
     receipts.append(DecisionRecorded(decision_id="d", kind="k", outcome="1"))
     assert "with other content at version 3 too" in audit_decision(log.log, "d").verdict
     log.context("decisions/b").append(same)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ctxlog.audit.decisions import Found, Nested, decisions_by_id, find_decision
 from ctxlog.audit.effects import Effects
 from ctxlog.audit.reading import Moment, ReadAudit, recorded_reads, whole
-from ctxlog.audit.report import AuditReport, CallReport, Check, ReadReport
+from ctxlog.audit.report import NOT_RECORDED, AuditReport, CallReport, Check, ReadReport
 from ctxlog.audit.trail import Happened, decision_streams, evidence, happened
 from ctxlog.errors import PointError
 from ctxlog.replay.replayer import Replayer
@@ -85,7 +85,7 @@ class _Audit:
         again = "once, with this content" if not other else f"with other content at version {other[0]} too"
         self._reads.check("recorded once", where, "once, with this content", again, not other)
         if found.again and not other:
-            self._notes.append(f"{where}: the same was recorded {len(found.again)} more times; the first counts.")
+            self._notes.append(f"{where}: the same is recorded {len(found.again) + 1} times; the first counts.")
         reads = self._read_all(self._read_events(one, where), moment)
         effects = Effects(self._replayer, moment)
         streams = effects.streams(_since(reads, payload, one.place.time), {read.stream_id for read in reads})
@@ -121,7 +121,7 @@ class _Audit:
             )
             reads = self._read_all(seen, moment)
         else:
-            self._notes.append("Reads not recorded; everything below was available.")
+            self._notes.append(NOT_RECORDED)
             reads = (self._reads.audit(whole(one.stream_id, one.version - 1), moment),)
         self._reads.check("accepted", where, "accepted", "accepted")
         if reads[0].released is not None and not seen:
@@ -178,7 +178,7 @@ class _Audit:
             if one.payload["decision_id"] not in (None, *names):
                 self._reads.check("the read is this decision's", f"read {read_id}", names[0], one.payload["decision_id"])
         if others:
-            self._notes.append(f"{where}: {others} more reads say that they are of this decision; it does not name them.")
+            self._notes.append(f"{where}: reads that say they are of this decision, and that it does not name: {others}.")
         return [found[read_id] for read_id in wanted if read_id in found]
 
     def _naming(self, decision_id: str, event: Happened) -> Iterable[Happened]:

@@ -25,6 +25,9 @@ LIMITS = (
 )
 """What no report shows."""
 
+NOT_RECORDED = "Reads not recorded; everything below was available."
+"""Said where an event has no recorded decision, and so no record of what was read."""
+
 
 class Check(NamedTuple):
     """One thing that was checked: `where`, what was `expected` and what was `found` there."""
@@ -235,9 +238,8 @@ class AuditReport:
         if failed:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             return f"NOT VERIFIED: {failed[0]}{more}"
-        number = len(self.reads) if self.reads_recorded else 0
-        reads = f"{number} read{'' if number == 1 else 's'}" if self.reads_recorded else "reads not recorded"
-        return f"verified: {reads}, {len(self.checks)} checks against the log itself"
+        reads = _count(len(self.reads), "read") if self.reads_recorded else "reads not recorded"
+        return f"verified: {reads}, {_count(len(self.checks), 'check')} against the log itself"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -259,3 +261,7 @@ class AuditReport:
             "notes": list(self.notes),
             "limits": list(LIMITS),
         }
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

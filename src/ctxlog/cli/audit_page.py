@@ -137,8 +137,6 @@ def _subject(report: AuditReport) -> str:
             rows.append(("Started", f"{_t(format_time(started))}, by the writer's clock"))
         if ended is not None:
             rows.append(("Ended", f"{_t(format_time(ended))}, by the writer's clock"))
-    elif not report.reads_recorded:
-        rows.append(("Reads", "not recorded; everything below was available"))
     rows += _record("Recorded", report.record)
     if report.asked_for is not None:
         rows += _record("Asked for", report.asked_for)

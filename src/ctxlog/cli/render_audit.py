@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ctxlog.audit.report import LIMITS
+from ctxlog.audit.report import LIMITS, NOT_RECORDED
 from ctxlog.cli import text
 from ctxlog.cli.context import ROLE_COLOURS, STATUS_COLOURS, WIDEST, value_columns
 from ctxlog.cli.events import short_type
@@ -57,7 +57,8 @@ def print_report(report: AuditReport) -> None:
     line(paint("What this does not show", bold=True))
     _bullets(LIMITS)
     for remark in report.notes:
-        note(remark)
+        if remark != NOT_RECORDED:
+            note(remark)
 
 
 def _print_decision(report: AuditReport) -> None:
@@ -86,7 +87,7 @@ def _print_event(report: AuditReport) -> None:
     _member("event", text.one_line(report.record.event_id))
     _member("chain head", report.chain_head)
     if not report.reads_recorded:
-        line("  Reads not recorded; everything below was available.")
+        line(f"  {NOT_RECORDED}")
 
 
 def _print_read(read: ReadReport, number: int | None) -> None:
