@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -355,6 +356,21 @@ def test_a_hostile_read_is_not_verified_and_nothing_else_happens(number: int, st
     assert [one.decision_id for one in find_decisions(log.replayer, Wanted(agent="hostile"))] == ["d"]
 
 
+def test_names_without_measure_cost_neither_time_nor_room_in_a_report() -> None:
+    log, _, _ = honest()
+    names = [f"{number:x}" for number in range(30_000)]
+    decision = {
+        "decision_id": "d", "kind": "k", "reads": names, "model": None, "parameters": None, "outcome": None, "rationale": None,
+        "tool_calls": [*names, "c" * 500_000], "failed": False, "failure": None, "started_at": None, "ended_at": None,
+    }  # fmt: skip
+    log.log.append([hostile(log.log, "DecisionRecorded", "d", decision)])
+    before = time.process_time()
+    report = audit_decision(log.log, "d")
+    assert len(report.failed) == 60_001
+    assert max(len(str(check)) for check in report.failed) < 1500
+    assert time.process_time() - before < 10  # Seconds; compared one with another, they take minutes.
+
+
 # Without a recorded decision
 
 
@@ -405,6 +421,20 @@ def test_an_agent_that_was_killed_leaves_what_it_had_read_before_it_acted() -> N
     (read,) = report.reads
     assert read.released is not None
     assert list(read.released.messages) == list(window.messages)
+
+
+def test_a_decision_whose_event_has_the_id_of_another_decision_is_not_taken_for_it() -> None:
+    log, _, _ = honest()
+    ctx = log.context("refunds/1")
+    with log.decision("refund", agent="refunds") as decision:
+        ctx.add_tool_call("pay", {})
+    for agent in ("a", "z"):  # Before and behind it, as streams are gone through.
+        log.context(f"decisions/{agent}").append(
+            DecisionRecorded(decision_id=f"of-{agent}", kind="forged"), event_ids=[decision.id]
+        )
+    found = audit_event(log.log, "refunds/1", ctx.version).decision
+    assert found is not None
+    assert (found["decision_id"], found["kind"]) == (decision.id, "refund")
 
 
 # Calls

@@ -91,6 +91,8 @@ class _Audit:
         streams = effects.streams(_since(reads, payload, one.place.time), {read.stream_id for read in reads})
         happenings = effects.listed(streams)
         calls = self._calls(effects, payload["tool_calls"], streams, where)
+        if not payload["reads"]:
+            self._notes.append("It names no read: what it knew was not recorded.")
         if payload["failed"]:
             self._notes.append("The decision ended in an error; what it had appended before stays in the log.")
         return AuditReport(
@@ -157,12 +159,12 @@ class _Audit:
         """The events that record what a decision read, in the order in which it names them; what is not as it must be is kept."""
         wanted = list(dict.fromkeys(decision.payload["reads"]))
         names = decision.payload["decision_id"], decision.event_id
-        found: dict[str, Happened] = {}
+        known, found = frozenset(wanted), dict[str, Happened]()
         twice, others = set(), 0
         for one in happened(self._replayer, decision.stream_id):
             if one.target is not None or not one.is_a("ContextRead"):
                 continue
-            if one.event_id not in wanted:
+            if one.event_id not in known:
                 others += one.payload["decision_id"] in names
             elif one.event_id in found:
                 twice.add(one.event_id)
@@ -198,8 +200,9 @@ class _Audit:
         if missing:  # Begun elsewhere than the clocks say, or nowhere.
             more, missing = effects.calls(missing, effects.calling(missing))
             reports += more
+        nowhere = frozenset(missing)
         for call_id in dict.fromkeys(wanted):
-            found = "no such call in the log" if call_id in missing else f"call {call_id}"
+            found = "no such call in the log" if call_id in nowhere else f"call {call_id}"
             self._reads.check("names a tool call that is in the log", where, f"call {call_id}", found)
         self._notes.extend(effects.notes)
         return tuple(reports)

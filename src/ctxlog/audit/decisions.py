@@ -13,7 +13,7 @@ before.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -318,12 +318,15 @@ def find_decision(replayer: Replayer, decision_id: str) -> Found:
     return Found(first, inside, tuple((one.version, one.payload == first.payload) for one in rest))
 
 
-def decisions_by_id(replayer: Replayer, ids: Mapping[str, Any] | set[str]) -> dict[str, Happened]:
-    """The first decision of each of some ids."""
+def decisions_by_id(replayer: Replayer, ids: Set[str]) -> dict[str, Happened]:
+    """The first decision of each of some ids. The id of its event is one only where no decision has it for its own."""
     found: dict[str, Happened] = {}
+    events: dict[str, Happened] = {}
     for name in decision_streams(replayer):
         for one in happened(replayer, name):
             if one.target is None and one.is_a("DecisionRecorded"):
-                for one_id in {one.payload["decision_id"], one.event_id} & set(ids):
-                    found.setdefault(one_id, one)
-    return found
+                if one.payload["decision_id"] in ids:
+                    found.setdefault(one.payload["decision_id"], one)
+                if one.event_id in ids:
+                    events.setdefault(one.event_id, one)
+    return events | found

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 NEWER_LISTED_MAX = 100
 """Newer events of a stream that a report lists; all are counted."""
 
+CHECK_CHARACTERS_MAX = 400
+"""Characters of what a check says; an id that a hostile writer made up may have a million."""
+
 STATES_KEPT_MAX = 4
 """States that are held at once: a decision tends to read one version several times in a row."""
 
@@ -111,7 +114,7 @@ class ReadAudit:
     def check(self, what: str, where: str, expected: object, found: object, ok: bool | None = None) -> bool:
         """Keep a check; whether it holds. Equal is right unless said otherwise."""
         holds = expected == found if ok is None else ok
-        self._checks.append(Check(what, where, str(expected), str(found), holds))
+        self._checks.append(Check(what, _short(where), _short(str(expected)), _short(str(found)), holds))
         return holds
 
     def audit(self, read: Recorded, moment: Moment) -> ReadReport:
@@ -240,6 +243,10 @@ class ReadAudit:
             self._notes.append(f"{stream_id}: records that do not count: {reasons}; `ctxlog log --rejected` shows them.")
         ended = {call_id: tuple(events) for call_id, events in calls.items()}
         return sources, ended, tuple(redacted), newer.result()
+
+
+def _short(said: str) -> str:
+    return said if len(said) <= CHECK_CHARACTERS_MAX else said[:CHECK_CHARACTERS_MAX] + "…"
 
 
 class _Newer:
