@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracle
 from ctxlog import ContextLog
 from ctxlog.audit.auditing import audit_decision, audit_event
 from ctxlog.audit.decisions import Wanted, find_decisions
@@ -25,7 +26,9 @@ from ctxlog.model.events import ContextRead, DecisionRecorded, StreamRead, ToolC
 from ctxlog.model.records import NewRecord
 from ctxlog.model.selection import Window
 from ctxlog.replay.copying import copy_log
+from ctxlog.replay.replayer import Replayer
 from unit.deciding_plays import Made, Play
+from unit.test_core_against_oracle import plays, state_by_oracle
 from writing import Wrapped, foreign, meta_of, raw
 
 
@@ -394,6 +397,24 @@ def test_an_event_without_a_decision_shows_what_was_available_before_it() -> Non
         audit_event(log.log, "refunds/1", 0)
 
 
+@settings(max_examples=15)
+@given(plays())
+def test_every_event_of_every_history_can_be_audited_and_shows_the_state_before_it(play: Any) -> None:
+    """Histories that careless writers send, against the naive oracle."""
+    for stream_id, told in play.told.items():
+        for version in range(1, len(oracle.arbitrate(stream_id, told).accepted) + 1):
+            report = audit_event(play.log, stream_id, version)
+            expected = state_by_oracle(play, stream_id, version - 1)
+            if expected is None:
+                assert report.verdict.startswith("NOT VERIFIED: ")
+                continue
+            assert report.failed == ()
+            (read,) = report.reads
+            assert read.released is not None
+            assert read.released.to_dict() == {name: expected[name] for name in ("messages", "facts", "tool_calls")}
+    list(find_decisions(Replayer(play.log)))
+
+
 def test_an_event_that_a_decision_caused_shows_the_decision() -> None:
     log, _, _ = honest()
     ctx = log.context("refunds/1")
@@ -413,6 +434,8 @@ def test_an_agent_that_was_killed_leaves_what_it_had_read_before_it_acted() -> N
     decision.__enter__()
     window = decision.read(ctx, max_messages=1)
     ctx.add_tool_call("pay", {})
+    decision.read(ctx)
+    ctx.add_message("assistant", "Paid.")
     decision._ended = True  # It is killed here.
     report = audit_event(log.log, "refunds/1", 7)
     assert (report.decision, report.reads_recorded) == (None, True)
@@ -421,6 +444,7 @@ def test_an_agent_that_was_killed_leaves_what_it_had_read_before_it_acted() -> N
     (read,) = report.reads
     assert read.released is not None
     assert list(read.released.messages) == list(window.messages)
+    assert len(audit_event(log.log, "refunds/1", 8).reads) == 2
 
 
 def test_a_decision_whose_event_has_the_id_of_another_decision_is_not_taken_for_it() -> None:

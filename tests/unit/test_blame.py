@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from ctxlog import ContextLog
-from ctxlog.audit.blame import CAUSES_MAX, Blame, blame
+from ctxlog.audit.blame import CAUSES_MAX, Blame, Change, blame
 from ctxlog.errors import PointError
 from ctxlog.log.memory import MemoryLog
+from ctxlog.model.points import Latest
+from ctxlog.replay.replayer import Replayer
+from unit.lineages import STREAMS, forked_play
 
 
 @pytest.fixture
@@ -147,3 +150,37 @@ def test_what_a_newer_or_hostile_writer_wrote_about_a_key_changes_nothing(log: C
         ("c", "out_of_range"),
     ]
     assert found.last == found.history[0]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_whoever_is_blamed_is_who_the_state_says(seed: int) -> None:
+    """Forks of forks whose ids, keys and calls collide, half of it without effect."""
+    play = forked_play(seed)
+    replayer = Replayer(play.log)
+    for stream_id in STREAMS:
+        state = replayer.replay(stream_id, Latest()).state
+        for key in ("k", "l"):
+            fact = state.facts.get(key)
+            last = last_change(replayer, stream_id, f"fact:{key}")
+            if fact is None:
+                assert last is None or last.change == "removed"
+            else:
+                assert last is not None
+                assert (last.change, last.value, last.event.event_id) == ("set", fact.value, fact.event_id)
+        for call_id, call in state.tool_calls.items():
+            last = last_change(replayer, stream_id, f"call:{call_id}")
+            assert last is not None
+            assert last.change == {"open": last.change, "returned": "returned", "failed": "failed"}[call.status]
+            assert (call.status == "open") == (last.change in ("called", "taken over"))
+            assert last.event.event_id == (call.result_id or last.event.event_id)
+        for message in state.messages:
+            last = last_change(replayer, stream_id, f"message:{message.id}")
+            assert last is not None
+            assert last.event.event_id == (message.redacted_by or message.id)
+
+
+def last_change(replayer: Replayer, stream_id: str, key: str) -> Change | None:
+    try:
+        return blame(replayer, stream_id, key).last
+    except PointError:
+        return None

@@ -195,12 +195,9 @@ class ReadAudit:
             for one_id in read.withheld
         }
         self._all("withheld ids were to be kept back", where, read.withheld, {one_id for one_id, why in kept.items() if why})
-        shown = {
-            one_id for one_id in read.revealed if not all(e.is_kept_back(selection, judged_at) for e in entries.get(one_id, ()))
-        }
-        self._all(
-            "revealed ids were not to be kept back", where, [one_id for one_id in read.revealed if one_id in entries], shown
-        )
+        known = [one_id for one_id in read.revealed if one_id in entries]
+        free = {one_id for one_id in known if not all(entry.is_kept_back(selection, judged_at) for entry in entries[one_id])}
+        self._all("revealed ids were not to be kept back", where, known, free)
         facts = [fact.event_id for key, fact in state.facts.items() if selection.asks_for(key)]
         told = {*read.revealed, *read.withheld}
         self._all("facts asked for are revealed or withheld", where, () if selection.everything else facts, told)
