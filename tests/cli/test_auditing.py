@@ -37,10 +37,11 @@ def decide(folder: Path, text: str = "Please refund.", *, stale: bool = False) -
 def test_decisions_are_listed_for_people_and_programs(program: Program) -> None:
     one, two = decide(program.folder), decide(program.folder, stale=True)
     head, *rows = program("decisions").out.splitlines()
-    assert head.split() == ["DECISION", "RECORDED", "AGENT", "READ", "DECIDED"]
+    assert head.split() == ["DECISION", "RECORDED", "AGENT", "NOTE", "DECIDED", "READ"]
     assert [row.split()[0] for row in rows] == [one, two]
     assert "refund by m" in rows[0]
-    assert [row.endswith("stale") for row in rows] == [False, True]
+    assert [row.split()[3] for row in rows] == ["-", "stale"]
+    assert [row.split()[-1] for row in rows] == ["refunds/1@2", "refunds/1@6"]
     found = program("decisions", "-o", "json").json["decisions"]
     assert [(row["decision_id"], row["stale"]) for row in found] == [(one, False), (two, True)]
     assert found[1]["reads"] == [{"stream_id": "refunds/1", "version": 6, "newer_events": 1}]

@@ -69,7 +69,9 @@ def _print_decisions(found: Iterator[Decided]) -> int:
     shown, width = 0, columns()
     while rows := list(islice(found, ROWS_ALIGNED)):
         for number, (whole, _) in enumerate(
-            text.table(("DECISION", "RECORDED", "AGENT", "READ", "DECIDED", ""), [_row(one) for one in rows])
+            text.table(
+                ("DECISION", "RECORDED", "AGENT", "NOTE", "DECIDED", "READ"), [_row(one, short=width is not None) for one in rows]
+            )
         ):
             if number or not shown:
                 row = whole if width is None else text.clip(whole, width)
@@ -78,20 +80,22 @@ def _print_decisions(found: Iterator[Decided]) -> int:
     return shown
 
 
-def _row(one: Decided) -> list[str]:
+def _row(one: Decided, *, short: bool) -> list[str]:
+    """The cells of a decision, those that tell most first: a terminal may have no room for the rest."""
     reads = ", ".join(f"{text.one_line(read.stream_id)}@{read.version}" for read in one.reads) or "-"
     by = f" by {one.model}" if one.model else ""
     said = "" if one.outcome is None else f": {one.outcome}"
     remarks = [word for word, there in (("stale", one.stale), ("failed", one.failed)) if there]
     if one.reads_missing:
         remarks.append(f"{text.count(one.reads_missing, 'read')} missing")
+    recorded = text.clock(one.recorded_at)
     return [
         text.one_line(one.decision_id),
-        text.clock(one.recorded_at),
+        f"{recorded[:19].replace('T', ' ')}Z" if short else recorded,
         text.one_line(one.agent),
-        text.clip(reads, WHAT_COLUMNS_MAX),
+        ", ".join(remarks) or "-",
         text.clip(text.one_line(f"{one.kind}{by}{said}"), WHAT_COLUMNS_MAX),
-        ", ".join(remarks),
+        text.clip(reads, WHAT_COLUMNS_MAX),
     ]
 
 
