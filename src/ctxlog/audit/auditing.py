@@ -43,7 +43,8 @@ def audit_decision(log: EventLog, decision_id: str, *, progress: Progress = lamb
 
 
 def audit_event(log: EventLog, stream_id: str, version: int, *, progress: Progress = lambda _done, _total: None) -> AuditReport:
-    """Audit the event that made a version of a stream: the decision that caused it, or else what was available before it.
+    """Audit the event that made a version of a stream: the decision that it records or that caused it, or else what was available
+    before it.
 
     Raises:
         PointError: The stream has no such version, or several agents recorded the decision that caused the event.
@@ -57,12 +58,19 @@ def audit_event(log: EventLog, stream_id: str, version: int, *, progress: Progre
             break
     if event is None:
         raise PointError(f"stream {stream_id!r}: no event made version {version}; nothing was audited")
-    if event.cause is not None:
-        caused = decisions_by_id(replayer, {event.cause}).get(event.cause)
-        if caused is not None:
-            found = find_decision(replayer, caused.payload["decision_id"])
-            return _Audit(replayer, progress).decision(found, asked_for=event)
+    decision_id = _decision_of(replayer, event)
+    if decision_id is not None:
+        return _Audit(replayer, progress).decision(find_decision(replayer, decision_id), asked_for=event)
     return _Audit(replayer, progress).event(event)
+
+
+def _decision_of(replayer: Replayer, event: Happened) -> str | None:
+    """Id of the recorded decision that an event records, is a read of, or was caused by."""
+    named = event.cause
+    if event.target is None and (event.is_a("DecisionRecorded") or event.is_a("ContextRead")):
+        named = event.payload["decision_id"] or named
+    found = None if named is None else decisions_by_id(replayer, {named}).get(named)
+    return None if found is None else str(found.payload["decision_id"])
 
 
 class _Audit:
@@ -100,7 +108,7 @@ class _Audit:
             payload,
             evidence(one),
             one.accepted.head.hex(),
-            None if asked_for is None else evidence(asked_for),
+            None if asked_for is None or asked_for == one else evidence(asked_for),
             reads,
             True,
             calls,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 NEWER_LISTED_MAX = 100
 """Newer events of a stream that a report lists; all are counted."""
 
+ORDINARY = frozenset({"conflict", "duplicate"})
+"""Reasons for which records are rejected wherever several write; the others are told."""
+
 CHECK_CHARACTERS_MAX = 400
 """Characters of what a check says; an id that a hostile writer made up may have a million."""
 
@@ -234,9 +237,10 @@ class ReadAudit:
                     newer.take(one)
                     if one.is_a("MessageRedacted") and one.payload["message_id"] in messages:
                         redacted.append(evidence(one))
-        if rejected and stream_id not in self._told:
+        odd = {reason: number for reason, number in rejected.items() if reason not in ORDINARY}
+        if odd and stream_id not in self._told:
             self._told.add(stream_id)
-            reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(rejected.items()))
+            reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(odd.items()))
             self._notes.append(f"{stream_id}: records that do not count: {reasons}; `ctxlog log --rejected` shows them.")
         ended = {call_id: tuple(events) for call_id, events in calls.items()}
         return sources, ended, tuple(redacted), newer.result()

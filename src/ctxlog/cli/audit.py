@@ -103,7 +103,7 @@ def _row(one: Decided, *, short: bool) -> list[str]:
     "audit",
     short_help="Show what a decision knew, and check it",
     epilog="\b\nExamples:\n  ctxlog audit 01a21412-8a3c-7d05-9f3e-6a6d0f6a3a51\n  ctxlog audit refunds/1@7\n"
-    "  ctxlog audit refunds/1@7 --html report.html",
+    "  ctxlog audit decisions/refunds@2 --html report.html",
 )
 @click.argument("target", metavar="DECISION|STREAM@N", shell_complete=complete_streams)
 @click.option("--html", "page", metavar="FILE", type=click.Path(dir_okay=False), help="Write it as one page to hand over.")
