@@ -156,6 +156,20 @@ def test_ids_that_stand_for_two_things_are_told_apart() -> None:
         assert (read.released.facts, read.released.tool_calls) == (window.facts, window.tool_calls)
 
 
+def test_a_call_that_is_called_as_its_message_is_and_was_kept_back_is_not_shown() -> None:
+    log = ContextLog(MemoryLog())
+    ctx = log.context("refunds/1")
+    ctx.add_message("assistant", "I look it up.", event_ids=["m1"])
+    ctx.append(ToolCalled(call_id="m1", name="look", arguments="{}", message_id="m1"), scope="legal")
+    fork = ctx.fork("refunds/2")
+    fork.set_fact("limit", 1, event_ids=["m1"], expires_at=5)
+    report, window = read_once(log, "refunds/2", scopes=["default"])
+    assert report.failed == ()
+    (read,) = report.reads
+    assert read.released is not None
+    assert (read.released.facts, read.released.tool_calls) == (window.facts, window.tool_calls) == ({}, {})
+
+
 def test_in_one_partition_the_order_of_the_log_counts_and_not_its_clock() -> None:
     log = ContextLog(MemoryLog(clock=lambda: 1_700_000_000_000))
     other, ctx = ContextLog(log.log).context("refunds/1"), log.context("refunds/1")

@@ -131,7 +131,7 @@ class ReadAudit:
         if state is not None and read.events:
             given, withheld = self._given(read, state, where)
         elif state is not None:
-            (given,) = released(state, Asked(True, None, None), ())
+            (given,) = released(state, Asked(True, None, None), (), 0)
         sources, calls, redacted, newer = self._walk(stream_id, version, given, moment)
         payload = read.payload if read.events else None
         counter = None
@@ -185,7 +185,7 @@ class ReadAudit:
             self.check("selection", where, "what was asked for", error, False)
             return None, tuple(_withheld(one_id, entries.get(one_id, ())) for one_id in read.withheld)
         digest = read.payload["selection_digest"]
-        readings = list(released(state, selection, read.revealed))
+        readings = list(released(state, selection, read.revealed, read.payload["judged_at"]))
         given = next((one for one in readings if selection_digest(one) == digest), readings[0])
         self._all("revealed ids are in that version", where, read.revealed, entries)
         if read.alone:

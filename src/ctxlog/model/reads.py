@@ -72,6 +72,10 @@ class Asked(NamedTuple):
         """Whether what was written for a scope is kept back."""
         return self.scopes is not None and scope not in self.scopes
 
+    def gives(self, key: str, fact: Fact, judged_at: int) -> bool:
+        """Whether a fact is asked for and not kept back."""
+        return self.asks_for(key) and not self.hides(fact.scope) and (fact.expires_at is None or fact.expires_at > judged_at)
+
     def asks_for(self, key: str) -> bool:
         """Whether a fact of this key is asked for."""
         return self.fact_prefixes is None or key.startswith(self.fact_prefixes)
@@ -127,7 +131,7 @@ READINGS_MAX = 16
 """Ways to read ids that stand for two things, which a log may be full of, that are tried."""
 
 
-def released(state: ContextState, selection: Asked, revealed: Sequence[str]) -> Iterator[Released]:
+def released(state: ContextState, selection: Asked, revealed: Sequence[str], judged_at: int) -> Iterator[Released]:
     """What a read gave of the state that it read, by the ids that it recorded as revealed.
 
     Nearly always one answer. An id may stand for two things, as a call's id is free, and a fork may use an id of its parent
@@ -147,12 +151,12 @@ def released(state: ContextState, selection: Asked, revealed: Sequence[str]) -> 
         calls = {
             call_id: call._replace(result=None, result_parts=None) if call.result_id in hidden else call
             for call_id, call in state.tool_calls.items()
-            if call_id in ids and (call_id not in double or call_id in named)
+            if call_id in ids and (call_id not in double or (call_id in named and not selection.hides(call.scope)))
         }
         facts = {
             key: fact
             for key, fact in state.facts.items()
-            if fact.event_id in ids and (fact.event_id not in double or selection.asks_for(key))
+            if fact.event_id in ids and (fact.event_id not in double or selection.gives(key, fact, judged_at))
         }
         yield Released(*place, messages, facts, calls)
 
