@@ -9,12 +9,13 @@ Nothing is believed that can be computed: chain heads and digests are. What cann
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ctxlog.audit.behind import Moment
 from ctxlog.audit.decisions import Found, Nested, decisions_by_id, find_decision
 from ctxlog.audit.effects import Effects
-from ctxlog.audit.reading import Moment, ReadAudit, recorded_reads, whole
+from ctxlog.audit.reading import Progress, ReadAudit, recorded_reads, whole
 from ctxlog.audit.report import NOT_RECORDED, AuditReport, CallReport, Check, ReadReport
 from ctxlog.audit.trail import Happened, decision_streams, evidence, happened
 from ctxlog.errors import PointError
@@ -22,8 +23,6 @@ from ctxlog.replay.replayer import Replayer
 
 if TYPE_CHECKING:
     from ctxlog.log.protocol import EventLog
-
-Progress = Callable[[int, int], None]
 
 
 def audit_decision(log: EventLog, decision_id: str, *, progress: Progress = lambda _done, _total: None) -> AuditReport:
@@ -94,7 +93,7 @@ class _Audit:
         self._reads.check("recorded once", where, "once, with this content", again, not other)
         if found.again and not other:
             self._notes.append(f"{where}: the same is recorded {len(found.again) + 1} times; the first counts.")
-        reads = self._read_all(self._read_events(one, where), moment)
+        reads = self._reads.audit(list(recorded_reads(self._read_events(one, where))), moment, self._progress)
         effects = Effects(self._replayer, moment)
         streams = effects.streams(_since(reads, payload, one.place.time), {read.stream_id for read in reads})
         happenings = effects.listed(streams)
@@ -129,13 +128,11 @@ class _Audit:
                 f"The decision {cause} is not in the log: whoever made it ended before it was recorded. What it had read "
                 "until then is."
             )
-            reads = self._read_all(seen, moment)
+            reads = self._reads.audit(list(recorded_reads(seen)), moment, self._progress)
         else:
             self._notes.append(NOT_RECORDED)
-            reads = (self._reads.audit(whole(one.stream_id, one.version - 1), moment),)
+            reads = self._reads.audit([whole(one.stream_id, one.version - 1)], moment, self._progress)
         self._reads.check("accepted", where, "accepted", "accepted")
-        if reads[0].released is not None and not seen:
-            self._reads.check("replay from the first record", f"{one.stream_id}@{one.version - 1}", "a state", "a state")
         calls: tuple[CallReport, ...] = ()
         if one.is_a("ToolCalled"):
             effects = Effects(self._replayer, moment)
@@ -154,14 +151,6 @@ class _Audit:
             tuple(self._checks),
             tuple(self._notes),
         )
-
-    def _read_all(self, events: Iterable[Happened], moment: Moment) -> tuple[ReadReport, ...]:
-        recorded = list(recorded_reads(events))
-        reports = []
-        for number, read in enumerate(recorded, 1):
-            reports.append(self._reads.audit(read, moment))
-            self._progress(number, len(recorded))
-        return tuple(reports)
 
     def _read_events(self, decision: Happened, where: str) -> list[Happened]:
         """The events that record what a decision read, in the order in which it names them; what is not as it must be is kept."""

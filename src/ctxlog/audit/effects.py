@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from ctxlog.audit.reading import Moment
+from ctxlog.audit.behind import Moment
 from ctxlog.audit.report import CallReport
 from ctxlog.audit.trail import Evidence, evidence, happened
 from ctxlog.errors import CtxlogError
@@ -86,9 +86,8 @@ class Effects:
         for name in sorted(streams):
             events: dict[str, list[Evidence]] = {}
             for one in happened(self._replayer, name):
-                call_id = (one.target or "").removeprefix("call:")
-                if call_id in found and (one.is_a("ToolCalled") or one.is_a("ToolReturned")):
-                    events.setdefault(call_id, []).append(evidence(one))
+                if one.call_id is not None and one.call_id in found:
+                    events.setdefault(one.call_id, []).append(evidence(one))
             state = self._latest(name) if events else {}
             for call_id, seen in events.items():
                 if any(one.type == "ctxlog.ToolCalled" for one in seen):

@@ -6,50 +6,27 @@ is selected a second time, so a report cannot show what an agent would be given 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ctxlog.audit.decisions import Nested
-from ctxlog.audit.report import Check, Newer, ReadReport, Withheld
-from ctxlog.audit.trail import Evidence, Happened, Place, evidence, happened
+from ctxlog.audit.behind import Behind, Given, Moment, events_behind
+from ctxlog.audit.report import Check, ReadReport, Withheld
+from ctxlog.audit.trail import Happened, evidence
 from ctxlog.core.digests import selection_digest
-from ctxlog.errors import IntegrityError, InvalidInputError, PointError
+from ctxlog.errors import CtxlogError, IntegrityError, InvalidInputError, PointError
 from ctxlog.model.points import AtVersion
 from ctxlog.model.reads import Asked, Released, asked, released
 from ctxlog.model.state import NUMBER_MAX, ContextState
-from ctxlog.replay.lineages import lineage
 
 if TYPE_CHECKING:
+    from ctxlog.core.fold import StreamFold
     from ctxlog.replay.replayer import Replayer
 
-NEWER_LISTED_MAX = 100
-"""Newer events of a stream that a report lists; all are counted."""
-
-ORDINARY = frozenset({"conflict", "duplicate"})
-"""Reasons for which records are rejected wherever several write; the others are told."""
+Progress = Callable[[int, int], None]
+"""Told how many reads are done, and of how many."""
 
 CHECK_CHARACTERS_MAX = 400
 """Characters of what a check says; an id that a hostile writer made up may have a million."""
-
-STATES_KEPT_MAX = 4
-"""States that are held at once: a decision tends to read one version several times in a row."""
-
-
-class Moment(NamedTuple):
-    """What stands at the end of what a report looks at: a decision, or an event without one.
-
-    Attributes:
-        place: Where it stands.
-        ids: What an event that it caused names as its cause.
-        inside: Which decisions were made inside which.
-        ended_at: When it was over by the writer's clock, µs; None where unknown.
-    """
-
-    place: Place
-    ids: tuple[str, ...]
-    inside: Nested
-    ended_at: int | None
 
 
 class Recorded(NamedTuple):
@@ -69,7 +46,8 @@ class Recorded(NamedTuple):
     @property
     def where(self) -> str:
         """How a report names it."""
-        return f"read {self.events[0].event_id} of {self.stream['stream_id']}@{self.stream['version']}"
+        place = f"{self.stream['stream_id']}@{self.stream['version']}"
+        return f"read {self.events[0].event_id} of {place}" if self.events else place
 
 
 def recorded_reads(events: Iterable[Happened]) -> Iterator[Recorded]:
@@ -111,8 +89,6 @@ class ReadAudit:
         self._replayer = replayer
         self._checks = checks
         self._notes = notes
-        self._states: dict[tuple[str, int], ContextState] = {}
-        self._told: set[str] = set()
 
     def check(self, what: str, where: str, expected: object, found: object, ok: bool | None = None) -> bool:
         """Keep a check; whether it holds. Equal is right unless said otherwise."""
@@ -120,61 +96,70 @@ class ReadAudit:
         self._checks.append(Check(what, _short(where), _short(str(expected)), _short(str(found)), holds))
         return holds
 
-    def audit(self, read: Recorded, moment: Moment) -> ReadReport:
-        """Compute one read again."""
-        stream_id, version = read.stream["stream_id"], read.stream["version"]
-        where = read.where if read.events else f"{stream_id}@{version}"
-        state = self.state(stream_id, version, where)
-        if state is not None and read.events:
-            self.check("chain head recomputed from the first record", where, read.stream["chain_head"], state.chain_head)
-        given, withheld = None, tuple(Withheld(one_id, None, None) for one_id in read.withheld)
-        if state is not None and read.events:
-            given, withheld = self._given(read, state, where)
-        elif state is not None:
-            (given,) = released(state, Asked(True, None, None), (), 0)
-        sources, calls, redacted, newer = self._walk(stream_id, version, given, moment)
-        payload = read.payload if read.events else None
-        counter = None
-        if payload is not None and payload["token_counter"] is not None:
-            counter = f"{payload['token_counter']}:{payload['token_counter_version']}"
-        judged_at = None if payload is None else payload["judged_at"]
-        return ReadReport(
-            records=tuple(evidence(one) for one in read.events),
-            stream_id=stream_id,
-            version=version,
-            chain_head=read.stream["chain_head"] or ("" if state is None else state.chain_head),
-            selection=None if payload is None else payload["selection"],
-            judged_at=judged_at,
-            token_counter=counter,
-            selection_digest=None if payload is None else payload["selection_digest"],
-            revealed=read.revealed,
-            withheld=withheld,
-            released=given,
-            sources=sources,
-            calls=calls,
-            redacted_since=redacted,
-            newer=newer,
-            before_decision_ms=None if judged_at is None or moment.ended_at is None else (moment.ended_at - judged_at) // 1000,
-        )
+    def audit(self, reads: Sequence[Recorded], moment: Moment, progress: Progress) -> tuple[ReadReport, ...]:
+        """Compute reads again, stream by stream."""
+        by_stream: dict[str, list[int]] = {}
+        for number, read in enumerate(reads):
+            by_stream.setdefault(read.stream["stream_id"], []).append(number)
+        reports: dict[int, ReadReport] = {}
+        for stream_id, numbers in by_stream.items():
+            several = [reads[number] for number in numbers]
+            reports.update(zip(numbers, self._of_stream(stream_id, several, moment), strict=True))
+            progress(len(reports), len(reads))
+        return tuple(reports[number] for number in range(len(reads)))
 
-    def state(self, stream_id: str, version: int, where: str) -> ContextState | None:
-        """The state of a stream at a version, from its first record; None where the log has none, which is kept as a check."""
-        state = self._states.get((stream_id, version)) or self._replay(stream_id, version, where)
-        if state is not None:
-            if len(self._states) >= STATES_KEPT_MAX:
-                self._states.clear()
-            self._states[stream_id, version] = state
-        return state
+    def _of_stream(self, stream_id: str, reads: Sequence[Recorded], moment: Moment) -> Iterator[ReadReport]:
+        states = self._states(stream_id, {read.stream["version"] for read in reads})
+        results = [self._content(read, states[read.stream["version"]]) for read in reads]
+        given = [Given(read.stream["version"], content) for read, (content, _) in zip(reads, results, strict=True)]
+        walked = events_behind(self._replayer, stream_id, given, moment)
+        if walked.odd:
+            reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(walked.odd.items()))
+            self._notes.append(f"{stream_id}: records that do not count: {reasons}; `ctxlog log --rejected` shows them.")
+        for read, (content, withheld), behind in zip(reads, results, walked.behind, strict=True):
+            state = states[read.stream["version"]]
+            head = state.chain_head if isinstance(state, ContextState) else ""
+            yield _report(read, content, withheld, behind, read.stream["chain_head"] or head, moment)
 
-    def _replay(self, stream_id: str, version: int, where: str) -> ContextState | None:
-        if not 0 <= version <= NUMBER_MAX:
-            self.check("version", where, "a number from 0", version, False)
-            return None
+    def _content(self, read: Recorded, state: ContextState | CtxlogError) -> tuple[Released | None, tuple[Withheld, ...]]:
+        """What was given and what was kept back, as far as it can be told."""
+        if not isinstance(state, ContextState):
+            self.check("replay from the first record", read.where, f"version {read.stream['version']}", state, False)
+            return None, tuple(Withheld(one_id, None, None) for one_id in read.withheld)
+        if not read.events:
+            self.check("replay from the first record", read.where, f"version {state.version}", f"version {state.version}")
+            return next(released(state, Asked(True, None, None), (), 0)), ()
+        self.check("chain head recomputed from the first record", read.where, read.stream["chain_head"], state.chain_head)
+        return self._given(read, state, read.where)
+
+    def _states(self, stream_id: str, versions: set[int]) -> dict[int, ContextState | CtxlogError]:
+        """States of a stream, from its first record; where the log has none, why. The stream is folded once for all versions."""
+        found: dict[int, ContextState | CtxlogError] = {
+            version: PointError(f"{version} is no version: expected a number from 0")
+            for version in versions
+            if not 0 <= version <= NUMBER_MAX
+        }
+        wanted = versions - found.keys()
+        if not wanted:
+            return found
         try:
-            return self._replayer.replay(stream_id, AtVersion(version)).state
-        except (PointError, IntegrityError) as error:
-            self.check("replay from the first record", where, f"version {version}", error, False)
-            return None
+            end = self._replayer.end(stream_id)
+            cursor = self._replayer.open(stream_id, end=end, stop_version=max(wanted))
+            fold = cursor.fold
+
+            def take(_outcomes: object, _version: int) -> None:
+                if fold.version in wanted and fold.version not in found:
+                    found[fold.version] = _state_of(fold)
+
+            self._replayer.advance(cursor, end, seen=take)
+            for version in wanted - found.keys():
+                if version > fold.version:
+                    found[version] = PointError(f"stream {stream_id!r} is at version {fold.version}, below {version}")
+                else:  # Before the first event, or inside an append.
+                    found[version] = self._replayer.replay(stream_id, AtVersion(version)).state
+        except IntegrityError as error:
+            return dict.fromkeys(wanted, error) | found
+        return found
 
     def _given(self, read: Recorded, state: ContextState, where: str) -> tuple[Released | None, tuple[Withheld, ...]]:
         """What was given and what was kept back, with all that can be checked about either."""
@@ -210,77 +195,41 @@ class ReadAudit:
         wrong = [one_id for one_id in ids if one_id not in right]
         self.check(what, where, "all", f"{len(wrong)} not, the first {wrong[0]}" if wrong else "all")
 
-    def _walk(
-        self, stream_id: str, version: int, given: Released | None, moment: Moment
-    ) -> tuple[dict[str, Evidence], dict[str, tuple[Evidence, ...]], tuple[Evidence, ...], Newer]:
-        """The events behind what was given, later redactions of it, and what the stream took in until the moment."""
-        messages = {message.id for message in given.messages} if given else set()
-        ids = messages | {fact.event_id for fact in given.facts.values()} if given else set()
-        ids |= {message.redacted_by for message in given.messages if message.redacted_by} if given else set()
-        called = set(given.tool_calls) if given else set()
-        sources: dict[str, Evidence] = {}
-        calls: dict[str, list[Evidence]] = {}
-        redacted: list[Evidence] = []
-        newer = _Newer(moment)
-        rejected: Counter[str] = Counter()
-        for name, upto in lineage(self._replayer, stream_id, version):
-            for one in happened(self._replayer, name, rejected=rejected if name == stream_id else None):
-                if one.version <= upto:
-                    if one.event_id in ids:
-                        sources[one.event_id] = evidence(one)
-                    call_id = (one.target or "").removeprefix("call:")
-                    if call_id in called and (one.is_a("ToolCalled") or one.is_a("ToolReturned")):
-                        calls.setdefault(call_id, []).append(evidence(one))
-                elif name != stream_id:
-                    break  # What its ancestors took in later is not of this stream.
-                else:
-                    newer.take(one)
-                    if one.is_a("MessageRedacted") and one.payload["message_id"] in messages:
-                        redacted.append(evidence(one))
-        odd = {reason: number for reason, number in rejected.items() if reason not in ORDINARY}
-        if odd and stream_id not in self._told:
-            self._told.add(stream_id)
-            reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(odd.items()))
-            self._notes.append(f"{stream_id}: records that do not count: {reasons}; `ctxlog log --rejected` shows them.")
-        ended = {call_id: tuple(events) for call_id, events in calls.items()}
-        return sources, ended, tuple(redacted), newer.result()
-
 
 def _short(said: str) -> str:
     return said if len(said) <= CHECK_CHARACTERS_MAX else said[:CHECK_CHARACTERS_MAX] + "…"
 
 
-class _Newer:
-    """Counts what a stream took in until a moment."""
+def _state_of(fold: StreamFold) -> ContextState | CtxlogError:
+    try:
+        return fold.state()
+    except IntegrityError as error:
+        return error
 
-    def __init__(self, moment: Moment) -> None:
-        self._moment = moment
-        self._over = False
-        self._events = self._own = 0
-        self._by_clock = False
-        self._first_at: int | None = None
-        self._listed: list[Evidence] = []
 
-    def take(self, one: Happened) -> None:
-        """The next event above the version that was read."""
-        moment = self._moment
-        self._by_clock |= not one.place.ordered(moment.place)
-        self._over |= not one.place.up_to(moment.place)
-        if self._over or one.place == moment.place:
-            return
-        if moment.inside.within(one.cause, moment.ids):
-            self._own += 1
-            return
-        self._events += 1
-        if self._first_at is None:
-            self._first_at = one.place.time
-        if len(self._listed) < NEWER_LISTED_MAX:
-            self._listed.append(evidence(one))
-
-    def result(self) -> Newer:
-        """What was counted."""
-        outdated = None if self._first_at is None else self._moment.place.time - self._first_at
-        return Newer(self._events, self._own, self._first_at, outdated, self._by_clock, tuple(self._listed))
+def _report(
+    read: Recorded, content: Released | None, withheld: tuple[Withheld, ...], behind: Behind, chain_head: str, moment: Moment
+) -> ReadReport:
+    payload: dict[str, Any] = read.events[0].payload if read.events else {}
+    counter, judged_at = payload.get("token_counter"), payload.get("judged_at")
+    return ReadReport(
+        records=tuple(evidence(one) for one in read.events),
+        stream_id=read.stream["stream_id"],
+        version=read.stream["version"],
+        chain_head=chain_head,
+        selection=payload.get("selection"),
+        judged_at=judged_at,
+        token_counter=None if counter is None else f"{counter}:{payload.get('token_counter_version')}",
+        selection_digest=payload.get("selection_digest"),
+        revealed=read.revealed,
+        withheld=withheld,
+        released=content,
+        sources=behind.sources,
+        calls=behind.calls,
+        redacted_since=behind.redacted_since,
+        newer=behind.newer,
+        before_decision_ms=None if judged_at is None or moment.ended_at is None else (moment.ended_at - judged_at) // 1000,
+    )
 
 
 class _Entry(NamedTuple):

@@ -78,6 +78,14 @@ class Happened(NamedTuple):
         trace = self.accepted.event.meta["trace"]
         return None if trace is None else trace["causation_id"]
 
+    @property
+    def call_id(self) -> str | None:
+        """The tool call that it begins, takes over or ends."""
+        if not (self.is_a("ToolCalled") or self.is_a("ToolReturned")):
+            return None
+        call_id: str = self.payload["call_id"]
+        return call_id if self.target == f"call:{call_id}" else None
+
     def is_a(self, name: str) -> bool:
         """Whether it is an event of a shipped type that a reader of this release can rely on."""
         return self.accepted.event.type == f"ctxlog.{name}" and self.accepted.event.readable
