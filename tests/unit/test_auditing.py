@@ -170,6 +170,29 @@ def test_a_call_that_is_called_as_its_message_is_and_was_kept_back_is_not_shown(
     assert (read.released.facts, read.released.tool_calls) == (window.facts, window.tool_calls) == ({}, {})
 
 
+def test_each_entry_names_the_events_that_made_it_what_it_was() -> None:
+    log = ContextLog(MemoryLog())
+    parent = log.context("refunds/0")
+    fact = parent.set_fact("limit", 1).event_id
+    parent.add_tool_call("look", {}, event_ids=["c0"])
+    ctx = parent.fork("refunds/1")
+    parent.set_fact("limit", 2)
+    parent.add_tool_result("c0", "found there")
+    call = ctx.add_tool_call("look", {}, event_ids=["c1"]).event_id
+    with log.decision("refund", agent="refunds") as decision:
+        early = ctx.state
+        result = ctx.add_tool_result(call, "found").event_id
+        late = ctx.state
+    first, second = audit_decision(log.log, decision.id).reads
+    assert (first.version, second.version) == (early.version, late.version)
+    assert first.sources.keys() == {fact}
+    assert second.sources.keys() == {fact, result}
+    assert (first.sources[fact].stream_id, first.sources[fact].version) == ("refunds/0", 1)
+    assert [event.event_id for event in first.calls["c0"]] == ["c0"]
+    assert [event.event_id for event in first.calls[call]] == [call]
+    assert [event.event_id for event in second.calls[call]] == [call, result]
+
+
 def test_in_one_partition_the_order_of_the_log_counts_and_not_its_clock() -> None:
     log = ContextLog(MemoryLog(clock=lambda: 1_700_000_000_000))
     other, ctx = ContextLog(log.log).context("refunds/1"), log.context("refunds/1")
