@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ctxlog import Context, ContextLog
 from ctxlog.client.deciding import Decision
 from ctxlog.log.memory import MemoryLog
-from ctxlog.model.selection import Window
+from ctxlog.model.selection import Selection, Window
 from ctxlog.model.state import ContextState
 
 STREAMS = ("refunds/1", "refunds/2", "shared/policy")
@@ -82,7 +82,7 @@ class Play:
             for _ in range(dice.randrange(7)):
                 match dice.randrange(8):
                     case 0 | 1 | 2:
-                        seen.append(self.read(decision))
+                        seen += self.read(decision)
                     case 3:
                         context = self.context()
                         state = context.replay(dice.choice(("latest", dice.randrange(context.version + 1)))).state
@@ -97,7 +97,7 @@ class Play:
             decision.outcome = dice.random() < 0.5
         self.made.append(Made(decision, agent, seen, len(self.did), calls))
 
-    def read(self, decision: Decision) -> Seen:
+    def read(self, decision: Decision) -> list[Seen]:
         dice = self._dice
         asked: dict[str, Any] = {}
         if dice.random() < 0.4:
@@ -110,7 +110,10 @@ class Play:
             asked["max_tokens"] = dice.randrange(12)
         if dice.random() < 0.3:
             asked["last"] = dice.choice(("1h", "900w"))
-        return Seen(decision.read(self.context(), **asked), False)
+        if dice.random() < 0.2:
+            several = Selection(streams=dice.choice((["refunds/*"], ["shared/policy", "refunds/1"])), **asked)
+            return [Seen(window, False) for window in decision.read(several).values()]
+        return [Seen(decision.read(self.context(), **asked), False)]
 
     def context(self, log: ContextLog | None = None) -> Context:
         return (log or self.log).context(self._dice.choice(self._streams))
