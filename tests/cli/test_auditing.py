@@ -11,6 +11,7 @@ import pytest
 
 from cli.conftest import Program
 from ctxlog import ContextLog
+from ctxlog.cli import text
 from ctxlog.cli.text import HOSTILE
 from ctxlog.errors import StorageError
 from ctxlog.model.events import DecisionRecorded
@@ -18,19 +19,19 @@ from ctxlog.model.events import DecisionRecorded
 NASTY = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\u202egnp.exe\x1b[2J\x07&amp;\"'"
 
 
-def decide(folder: Path, text: str = "Please refund.", *, stale: bool = False) -> str:
+def decide(folder: Path, said: str = "Please refund.", *, stale: bool = False) -> str:
     """A decision on a log in the folder; its id."""
     with ContextLog.open(f"embedded:{folder / '.ctxlog'}") as log, ContextLog.open(f"embedded:{folder / '.ctxlog'}") as others:
         ctx = log.context("refunds/1")
-        ctx.add_message("user", text)
-        ctx.set_fact("order.total", text)
+        ctx.add_message("user", said)
+        ctx.set_fact("order.total", said)
         with log.decision("refund", agent="refunds", model="m", parameters={"t": 0}, correlation_id="case-7") as decision:
             decision.read(ctx, max_messages=5)
             if stale:
                 others.context("refunds/1").set_fact("order.total", 2)
-            decision.outcome, decision.rationale = {"said": text}, text
-            call = ctx.add_tool_call("pay", {"note": text})
-            ctx.add_tool_result(call.event_id, text)
+            decision.outcome, decision.rationale = {"said": said}, said
+            call = ctx.add_tool_call("pay", {"note": said})
+            ctx.add_tool_result(call.event_id, said)
         return decision.id
 
 
@@ -73,6 +74,13 @@ def test_an_audit_says_what_was_known_what_had_changed_and_what_came_of_it(progr
     assert (found["verified"], found["stale"], found["decision"]["decision_id"]) == (True, True, decision)
     assert program("audit", "refunds/1@4", "-o", "json").json["asked_for"]["version"] == 4
     assert found["reads"] == program("audit", "refunds/1@4", "-o", "json").json["reads"]
+
+
+def test_spans_of_time_are_said_as_people_say_them() -> None:
+    spans = (0, 812, 9_999, 45_000, 2_683_848, 36_000_000, 10 * 86_400_000, -5)
+    assert [text.duration(span) for span in spans] == [
+        "0 ms", "812 ms", "9,999 ms", "45 s", "45 min", "10 h", "10 days", "-5 ms",
+    ]  # fmt: skip
 
 
 def test_an_event_without_a_decision_says_that_reads_are_not_recorded(refunds: Program) -> None:
@@ -158,9 +166,9 @@ def test_a_page_is_whole_alone_and_lets_nothing_out_of_its_text(program: Program
     names = {name for _, attributes in page.tags for name in attributes}
     assert names <= {"lang", "charset", "http-equiv", "content", "name", "class"}
     assert ("meta", {"charset": "utf-8"}) in page.tags
-    text = "".join(page.text)
-    assert text.count("</pre><script>alert(1)</script>") >= 6
-    assert "\\u202egnp.exe␛[2J␇&amp;\"'" in text
+    shown = "".join(page.text)
+    assert shown.count("</pre><script>alert(1)</script>") >= 6
+    assert "\\u202egnp.exe␛[2J␇&amp;\"'" in shown
     assert not HOSTILE.search(found.replace("\n", ""))
     assert "http" not in found.replace("http-equiv", "")
     assert sorted(path.name for path in program.folder.iterdir()) == [".ctxlog", "report.html"]

@@ -165,7 +165,9 @@ def _read(read: ReadReport, name: str) -> str:
     if read.selection is not None:
         rows.append(("Asked for", f"<code>{_t(read.selection)}</code>"))
     if read.judged_at is not None:
-        before = "" if read.before_decision_ms is None else f", {read.before_decision_ms:,} ms before the decision ended"
+        before = (
+            "" if read.before_decision_ms is None else f", {text.duration(read.before_decision_ms)} before the decision ended"
+        )
         rows.append(("Read at", f"{_t(format_time(read.judged_at))}{before}, by the reader's clock"))
     if read.token_counter is not None:
         rows.append(("Tokens by", _t(read.token_counter)))
@@ -201,7 +203,7 @@ def _newer(newer: Newer) -> str:
     own = f"; {text.count(newer.own, 'event')} of its own" if newer.own else ""
     if not newer.events:
         return f"nothing before the decision{own}{clock}"
-    since = "" if newer.outdated_ms is None else f", the first {newer.outdated_ms:,} ms before it"
+    since = "" if newer.outdated_ms is None else f", the first {text.duration(newer.outdated_ms)} before it"
     return f'<span class="warn">{text.count(newer.events, "event")} before the decision{since}{own}{clock}</span>'
 
 
@@ -263,8 +265,8 @@ def _events(events: Sequence[Evidence], number: int) -> str:
     rows = [
         [
             _place(event),
-            _t(text.clock(event.recorded_at)),
-            _t(short_type(event.type)),
+            f'<span class="mark">{_t(text.clock(event.recorded_at))}</span>',
+            f'<span class="mark">{_t(short_type(event.type))}</span>',
             _t(event.actor),
             f"<code>{_t(event.event_id)}</code>",
         ]

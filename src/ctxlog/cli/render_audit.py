@@ -100,7 +100,7 @@ def _print_read(read: ReadReport, number: int | None) -> None:
     if read.selection is not None:
         _member("asked for", text.clip(text.one_line(read.selection), value_columns(SECTION_COLUMNS + 2)))
     if read.judged_at is not None:
-        before = "" if read.before_decision_ms is None else f", {read.before_decision_ms:,} ms before its end"
+        before = "" if read.before_decision_ms is None else f", {text.duration(read.before_decision_ms)} before its end"
         _member("read at", f"{format_time(read.judged_at)}{before}, by the reader's clock")
     if read.token_counter is not None:
         _member("tokens by", text.one_line(read.token_counter))
@@ -128,7 +128,7 @@ def _newer(newer: Newer, stream_id: str) -> None:
         own = f"; {text.count(newer.own, 'event')} of its own" if newer.own else ""
         _member("changed", f"nothing before the decision{own}{clock}")
         return
-    since = "" if newer.outdated_ms is None else f", the first {newer.outdated_ms:,} ms before it"
+    since = "" if newer.outdated_ms is None else f", the first {text.duration(newer.outdated_ms)} before it"
     _member("changed", paint(f"{text.count(newer.events, 'event')} before the decision{since}{clock}", fg="yellow"))
     _events(newer.listed, newer.events, stream_id)
 

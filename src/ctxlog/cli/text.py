@@ -131,6 +131,19 @@ def size(number: int) -> str:
     return ""
 
 
+def duration(milliseconds: int) -> str:
+    """A span of time for people: `812 ms`, `45 s`, `45 min`, `30 h`, `12 days`."""
+    for limit, unit, size_ms in (
+        (10_000, "ms", 1),
+        (600_000, "s", 1000),
+        (36_000_000, "min", 60_000),
+        (172_800_000, "h", 3_600_000),
+    ):
+        if abs(milliseconds) < limit:
+            return f"{milliseconds / size_ms:,.0f} {unit}"
+    return f"{milliseconds / 86_400_000:,.0f} days"
+
+
 def clock(time_ms: int) -> str:
     """A time of the log, so that it can be pasted behind `time:`."""
     from ctxlog.model.points import format_time
