@@ -23,9 +23,6 @@ from ctxlog.errors import CtxlogError, InvalidInputError
 
 FAILED, USAGE, INTERRUPTED, OUTPUT_CLOSED = 1, 2, 130, 141
 
-TOGETHER = "run"
-"""The group whose commands share a line of the help, so that all fit on one screen."""
-
 
 class Entry(NamedTuple):
     """A command: its group in the help, the module that has it, the line that describes it."""

@@ -11,8 +11,8 @@ import click
 from ctxlog.cli import text
 from ctxlog.cli.output import columns, line, note, paint, print_json, print_list
 from ctxlog.cli.progress import Step, progress
-from ctxlog.cli.verify import VERIFICATION_FAILED
 from ctxlog.cli.session import Opened, Session, complete_streams, log_option, output_option
+from ctxlog.cli.verify import VERIFICATION_FAILED
 from ctxlog.errors import IntegrityError, PointError
 
 if TYPE_CHECKING:
