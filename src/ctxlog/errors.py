@@ -282,6 +282,18 @@ class SignedHeadError(IntegrityError):
         )
 
 
+class BundleError(IntegrityError):
+    """An evidence bundle is not as it was written; the message says what was expected and found."""
+
+    def __init__(self, path: object, expected: str, found: str) -> None:
+        self.path = str(path)
+        super().__init__(f"{path}: expected {expected}, found {found}; nothing in it is believed")
+
+
+class UnsignedError(CtxlogError):
+    """What is to be handed over is not under a signed head yet."""
+
+
 class SigningKeyError(CtxlogError):
     """A key for signing cannot be used, or there is none; the message says why. Nothing was signed."""
 

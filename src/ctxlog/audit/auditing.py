@@ -10,7 +10,7 @@ Nothing is believed that can be computed: chain heads and digests are. What cann
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctxlog.audit.behind import Moment
 from ctxlog.audit.decisions import Found, Nested, decisions_by_id, find_decision
@@ -23,6 +23,24 @@ from ctxlog.replay.replayer import Replayer
 
 if TYPE_CHECKING:
     from ctxlog.log.protocol import EventLog
+
+
+class About(NamedTuple):
+    """What is audited: a decision by its id, or the event that made a version of a stream."""
+
+    decision: str | None
+    stream_id: str | None = None
+    version: int | None = None
+
+    def __str__(self) -> str:
+        return f"decision {self.decision}" if self.decision is not None else f"{self.stream_id}@{self.version}"
+
+
+def audited(log: EventLog, about: About, *, progress: Progress = lambda _done, _total: None) -> AuditReport:
+    """The audit of what is named. Raises as `audit_decision` and `audit_event` do."""
+    if about.decision is not None:
+        return audit_decision(log, about.decision, progress=progress)
+    return audit_event(log, str(about.stream_id), int(about.version or 0), progress=progress)
 
 
 def audit_decision(log: EventLog, decision_id: str, *, progress: Progress = lambda _done, _total: None) -> AuditReport:
@@ -113,6 +131,7 @@ class _Audit:
             calls,
             happenings.listed,
             happenings.number,
+            tuple(sorted({one.stream_id, *(read.stream_id for read in reads), *streams, *(call.stream_id for call in calls)})),
             tuple(self._checks),
             tuple(self._notes),
         )
@@ -148,6 +167,7 @@ class _Audit:
             calls,
             (),
             0,
+            tuple(sorted({one.stream_id, *(read.stream_id for read in reads), *(found.stream_id for found in seen)})),
             tuple(self._checks),
             tuple(self._notes),
         )

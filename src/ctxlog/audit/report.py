@@ -198,6 +198,7 @@ class AuditReport:
         calls: Tool calls that were begun inside.
         effects: What was appended inside, and by decisions made inside, the first ones.
         effects_count: How many there are.
+        streams: Every stream that the audit looked into, sorted.
         checks: What was checked.
         notes: What a reader should know.
     """
@@ -212,6 +213,7 @@ class AuditReport:
     calls: tuple[CallReport, ...]
     effects: tuple[Evidence, ...]
     effects_count: int
+    streams: tuple[str, ...]
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
 
@@ -257,6 +259,7 @@ class AuditReport:
             "calls": [call.to_dict() for call in self.calls],
             "effects": [one.to_dict() for one in self.effects],
             "effects_count": self.effects_count,
+            "streams": list(self.streams),
             "checks": [check._asdict() for check in self.checks],
             "notes": list(self.notes),
             "limits": list(LIMITS),

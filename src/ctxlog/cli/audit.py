@@ -10,14 +10,14 @@ import click
 
 from ctxlog.cli import text
 from ctxlog.cli.output import columns, line, note, paint, print_json, print_list
-from ctxlog.cli.progress import Step, progress
+from ctxlog.cli.progress import progress
 from ctxlog.cli.session import Opened, Session, complete_streams, log_option, output_option
 from ctxlog.cli.verify import VERIFICATION_FAILED
 from ctxlog.errors import IntegrityError, PointError
 
 if TYPE_CHECKING:
+    from ctxlog.audit.auditing import About
     from ctxlog.audit.decisions import Decided
-    from ctxlog.audit.report import AuditReport
 
 ROWS_ALIGNED = 1000
 """Decisions whose columns are aligned with each other; a list of any length is printed in such pieces."""
@@ -116,9 +116,11 @@ def audit_command(session: Session, target: str, page: str | None) -> None:
 
     The first line is the verdict. Where anything does not verify it says so, and the exit code is 3.
     """
+    from ctxlog.audit.auditing import audited
+
     try:
         with session.reading() as opened, progress("Auditing") as step:
-            report = _audited(opened, target, step)
+            report = audited(opened.log, about_of(opened, target), progress=step)
     except IntegrityError as error:
         # So broken that it cannot be opened or read on.
         verdict = f"NOT VERIFIED: {error}"
@@ -145,21 +147,22 @@ def audit_command(session: Session, target: str, page: str | None) -> None:
         click.get_current_context().exit(VERIFICATION_FAILED)
 
 
-def _audited(opened: Opened, target: str, step: Step) -> AuditReport:
-    from ctxlog.audit.auditing import audit_decision, audit_event
+def about_of(opened: Opened, target: str) -> About:
+    """What DECISION or STREAM@N names."""
+    from ctxlog.audit.auditing import About
     from ctxlog.audit.trail import happened
     from ctxlog.model.points import AtEvent, AtVersion, parse_point
 
     stream_id, at, point = target.rpartition("@")
     if not at or target.startswith("decision:") or not opened.has(stream_id):
-        return audit_decision(opened.log, target.removeprefix("decision:"), progress=step)
+        return About(target.removeprefix("decision:"))
     match parse_point(point):
         case AtVersion(version):
-            return audit_event(opened.log, stream_id, version, progress=step)
+            return About(None, stream_id, version)
         case AtEvent(event_id):
             for one in happened(opened.replayer, stream_id):
                 if one.event_id == event_id:
-                    return audit_event(opened.log, stream_id, one.version, progress=step)
+                    return About(None, stream_id, one.version)
             raise PointError(f"stream {stream_id!r}: no accepted event with id {event_id!r}; nothing was audited")
         case _:
             raise PointError(f"point {point!r}: expected the version that an event made, as in {stream_id}@7, or event:ID")

@@ -17,9 +17,12 @@ from ctxlog.cli.session import Opened, Session, complete_streams, log_option, ou
 from ctxlog.errors import CtxlogError, IntegrityError, InvalidInputError, SigningKeyError, ViewsError
 
 if TYPE_CHECKING:
+    from ctxlog.audit.keys import KeyFolder
+    from ctxlog.audit.notes import VerifyKey
     from ctxlog.audit.sealed import HeadReport
     from ctxlog.audit.verify import Problem, Seals, VerifyReport
     from ctxlog.audit.views import ViewsReport
+    from ctxlog.log.protocol import StorageProblem
 
 VERIFICATION_FAILED = 3
 
@@ -41,6 +44,7 @@ COVERAGE_MAX = 4
 @click.option(
     "--manifest", "manifest", metavar="FILE", type=click.Path(), help="Check what `ctxlog replay -o json` once printed."
 )
+@click.option("--bundle", "bundle", metavar="FILE", type=click.Path(), help="Check an evidence bundle; no log is needed.")
 @click.option("--head", "heads", metavar="FILE", multiple=True, help="Hold the log against the signed heads in this file too.")
 @click.option("--key", "trusted", metavar="PUBLIC", multiple=True, help="Trust this key, or the one in this file, and no others.")
 @keys_option
@@ -55,6 +59,7 @@ def verify_command(
     session: Session,
     pattern: str,
     manifest: str | None,
+    bundle: str | None,
     heads: tuple[str, ...],
     trusted: tuple[str, ...],
     keys: str | None,
@@ -73,9 +78,16 @@ def verify_command(
     What is not signed can be rewritten as a whole by whoever holds the file; a manifest or a chain head that is kept elsewhere
     shows it.
 
+    With --bundle: the file alone, by the keys that --key gives or that are in the folder of keys.
+
     With --views: every published file, row by row and state by state, against what the log's records amount to.
     """
     views = views or folder is not None
+    if bundle is not None:
+        if views or manifest is not None or heads or pattern != "*":
+            raise click.UsageError("--bundle is taken with --key or --keys, and nothing else.")
+        _verify_bundle(session, bundle, trusted, keys)
+        return
     if views and manifest is not None:
         raise click.UsageError("give either --manifest or --views.")
     if sample is not None and not views:
@@ -132,17 +144,12 @@ def _verified(
 def _seals(opened: Opened, heads: tuple[str, ...], trusted: tuple[str, ...], keys: str | None) -> tuple[Seals, list[str]]:
     """What the options name, with what lies beside the keys; and what a reader should know of it."""
     from ctxlog.audit.heads import HeadFile, heads_in_file
-    from ctxlog.audit.keys import KeyFolder, read_public_key
+    from ctxlog.audit.keys import KeyFolder
     from ctxlog.audit.verify import Seals
     from ctxlog.wiring import heads_folder, keys_folder, tree_file
 
     folder, notes = KeyFolder(keys_folder(keys)), list[str]()
-    known = [read_public_key(said) for said in trusted]
-    if not trusted:
-        try:
-            known = [one.key for one in folder.stored()]
-        except SigningKeyError as error:
-            notes.append(str(error))
+    known = _known(folder, trusted, notes)
     found = []
     for path in heads:
         given = heads_in_file(Path(path), notes)
@@ -155,6 +162,60 @@ def _seals(opened: Opened, heads: tuple[str, ...], trusted: tuple[str, ...], key
         found += ours
     found += HeadFile(heads_folder(None, folder.path), opened.log.log_id).heads(notes)
     return Seals(known, found, tree_file(opened.log)), notes
+
+
+def _known(folder: KeyFolder, trusted: tuple[str, ...], notes: list[str]) -> list[VerifyKey]:
+    """Whom to trust: the keys that are given, or else those of the folder."""
+    from ctxlog.audit.keys import read_public_key
+
+    if trusted:
+        return [read_public_key(said) for said in trusted]
+    try:
+        return [one.key for one in folder.stored()]
+    except SigningKeyError as error:
+        notes.append(str(error))
+        return []
+
+
+def _verify_bundle(session: Session, path: str, trusted: tuple[str, ...], keys: str | None) -> None:
+    from ctxlog.audit.bundled import NOT_SHOWN, verify_bundle
+    from ctxlog.audit.keys import KeyFolder
+    from ctxlog.wiring import keys_folder
+
+    notes = list[str]()
+    known = _known(KeyFolder(keys_folder(keys)), trusted, notes)
+    if not known:
+        raise InvalidInputError(
+            "no key to check the bundle with; nothing was checked. --key names the public key of who signed it."
+        )
+    try:
+        report = verify_bundle(Path(path), known)
+    except IntegrityError as error:
+        if session.people:
+            line(paint("broken", fg="red", bold=True))
+            line(f"  {text.visible(str(error))}")
+        else:
+            print_json(
+                {"verdict": "broken", "problems": [{"where": path, "expected": "a bundle", "found": str(error)}]}, session.output
+            )
+        click.get_current_context().exit(VERIFICATION_FAILED)
+    if not session.people:
+        print_json(report.to_dict(), session.output)
+    else:
+        by = ", ".join(dict.fromkeys(map(_short, (key for head in report.heads for key in head.keys))))
+        verdict = f"verified by {by}" if not report.problems else report.verdict
+        counted = f"{text.visible(report.about)}: {text.count(report.records, 'record')} under signed heads"
+        line(f"{paint(text.visible(verdict), fg='red' if report.problems else 'green', bold=True)}  ({counted})")
+        _print_problems(report.problems)
+        if report.audit is not None:
+            from ctxlog.cli.render_audit import print_report
+
+            line("")
+            print_report(report.audit)
+        for remark in (*notes, *NOT_SHOWN):
+            note(remark)
+    if report.problems:
+        click.get_current_context().exit(VERIFICATION_FAILED)
 
 
 def _verify_views(session: Session, opened: Opened, pattern: str, folder: str | None, sample: int | None, seed: int) -> None:
@@ -239,10 +300,15 @@ def _print_report(report: VerifyReport, of_manifest: bool) -> None:
 def _said(head: HeadReport) -> str:
     if not head.size or head.verdict != "verified":
         return head.verdict
-    return f"verified to offset {head.last_offset} by {', '.join(dict.fromkeys(key.rpartition('+')[0] for key in head.keys))}"
+    return f"verified to offset {head.last_offset} by {', '.join(dict.fromkeys(map(_short, head.keys)))}"
 
 
-def _print_problems(problems: Sequence[Problem]) -> None:
+def _short(key: str) -> str:
+    """Name and id of a public key; what follows may hold a `+` too."""
+    return "+".join(key.split("+")[:2])
+
+
+def _print_problems(problems: Sequence[Problem | StorageProblem]) -> None:
     for problem in problems[:PROBLEMS_MAX]:
         line(f"  {text.visible(str(problem))}")
     if len(problems) > PROBLEMS_MAX:
