@@ -16,9 +16,9 @@ from ctxlog.audit.bundling import BundleLog, schemas_of
 from ctxlog.audit.notes import VerifyKey
 from ctxlog.audit.report import AuditReport
 from ctxlog.audit.tree import Leaves
+from ctxlog.audit.verify import Problem
 from ctxlog.core.proofs import check_inclusion
 from ctxlog.errors import CtxlogError, IntegrityError, NoteError, ProofError
-from ctxlog.log.protocol import StorageProblem
 
 VERIFIED, BROKEN = "verified", "broken"
 
@@ -56,7 +56,7 @@ class BundleReport(NamedTuple):
     records: int
     heads: tuple[HeadChecked, ...]
     audit: AuditReport | None
-    problems: tuple[StorageProblem, ...]
+    problems: tuple[Problem, ...]
 
     @property
     def verdict(self) -> str:
@@ -88,7 +88,7 @@ def verify_bundle(path: Path, keys: Sequence[VerifyKey]) -> BundleReport:
         BundleError: It is no bundle, or was changed.
     """
     bundle = read_bundle(path)
-    problems: list[StorageProblem] = []
+    problems: list[Problem] = []
     heads = tuple(_head(bundle, partition, keys, problems) for partition in range(bundle.partitions))
     _records(bundle, problems)
     report = None
@@ -97,23 +97,23 @@ def verify_bundle(path: Path, keys: Sequence[VerifyKey]) -> BundleReport:
     return BundleReport(str(bundle.about), bundle.log_id, len(bundle.records), heads, report, tuple(problems))
 
 
-def _head(bundle: Bundle, partition: int, keys: Sequence[VerifyKey], problems: list[StorageProblem]) -> HeadChecked:
+def _head(bundle: Bundle, partition: int, keys: Sequence[VerifyKey], problems: list[Problem]) -> HeadChecked:
     head, where = bundle.heads[partition], f"heads/{partition}.txt"
     if (head.log_id, head.partition) != (bundle.log_id, partition):
-        problems.append(StorageProblem(where, f"a head of partition {partition} of log {bundle.log_id}", "another one's"))
+        problems.append(Problem(where, f"a head of partition {partition} of log {bundle.log_id}", "another one's"))
     signers: tuple[VerifyKey, ...] = ()
     try:
         signers = head.note.signed_by(keys)
     except NoteError as error:
-        problems.append(StorageProblem(where, "signatures that hold", error.reason))
+        problems.append(Problem(where, "signatures that hold", error.reason))
     else:
         if not signers:
             named = ", ".join(sorted({signature.name for signature in head.note.signatures})) or "nobody"
-            problems.append(StorageProblem(where, "the signature of a key that is trusted", f"those of {named}"))
+            problems.append(Problem(where, "the signature of a key that is trusted", f"those of {named}"))
     return HeadChecked(partition, head.size, bundle.ends.get(partition, 0) - 1, tuple(map(str, signers)))
 
 
-def _records(bundle: Bundle, problems: list[StorageProblem]) -> None:
+def _records(bundle: Bundle, problems: list[Problem]) -> None:
     """Every record under its head."""
     leaves = {partition: Leaves(partition) for partition in range(bundle.partitions)}
     for record, proof in bundle.records:
@@ -121,28 +121,26 @@ def _records(bundle: Bundle, problems: list[StorageProblem]) -> None:
             check_inclusion(proof, leaves[record.partition].next(record), bundle.heads[record.partition].root)
         except (ProofError, OverflowError) as error:
             reason = error.reason if isinstance(error, ProofError) else "it has no place in a tree"
-            problems.append(
-                StorageProblem(f"record {record.partition}@{record.offset}", "a record under the signed head", reason)
-            )
+            problems.append(Problem(f"record {record.partition}@{record.offset}", "a record under the signed head", reason))
         except IntegrityError as error:
-            problems.append(StorageProblem(f"record {record.partition}@{record.offset}", "a record under the head", str(error)))
+            problems.append(Problem(f"record {record.partition}@{record.offset}", "a record under the head", str(error)))
     for name, text in schemas_of(one.record for one in bundle.records):
         if bundle.schemas.get(name) != text:
-            problems.append(StorageProblem(name, "the schema that the log published", "another text, or none"))
+            problems.append(Problem(name, "the schema that the log published", "another text, or none"))
 
 
-def _audit(bundle: Bundle, problems: list[StorageProblem]) -> AuditReport | None:
+def _audit(bundle: Bundle, problems: list[Problem]) -> AuditReport | None:
     """The audit over these records, which must find what the report says."""
     try:
         report = audited(
             BundleLog(bundle.log_id, bundle.partitions, bundle.ends, (one.record for one in bundle.records)), bundle.about
         )
     except CtxlogError as error:
-        problems.append(StorageProblem(str(bundle.about), "records that it can be audited by", str(error)))
+        problems.append(Problem(str(bundle.about), "records that it can be audited by", str(error)))
         return None
-    problems.extend(StorageProblem(check.where, f"{check.what}: {check.expected}", check.found) for check in report.failed)
+    problems.extend(Problem(check.where, f"{check.what}: {check.expected}", check.found) for check in report.failed)
     found = report.to_dict()
     for name in sorted(found.keys() | bundle.report.keys()):
         if found.get(name) != bundle.report.get(name):
-            problems.append(StorageProblem(f"report.json {name}", "what these records amount to", "something else"))
+            problems.append(Problem(f"report.json {name}", "what these records amount to", "something else"))
     return report

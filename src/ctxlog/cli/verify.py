@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ctxlog.audit.sealed import HeadReport
     from ctxlog.audit.verify import Problem, Seals, VerifyReport
     from ctxlog.audit.views import ViewsReport
-    from ctxlog.log.protocol import StorageProblem
 
 VERIFICATION_FAILED = 3
 
@@ -308,7 +307,7 @@ def _short(key: str) -> str:
     return "+".join(key.split("+")[:2])
 
 
-def _print_problems(problems: Sequence[Problem | StorageProblem]) -> None:
+def _print_problems(problems: Sequence[Problem]) -> None:
     for problem in problems[:PROBLEMS_MAX]:
         line(f"  {text.visible(str(problem))}")
     if len(problems) > PROBLEMS_MAX:
