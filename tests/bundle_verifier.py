@@ -87,7 +87,7 @@ def verify(path: Path, public: str) -> None:
             schema = json.loads(text)
             canonical = fastavro.schema.to_parsing_canonical_form(schema)
             schemas[name[8:-5]] = sha(canonical.encode()), fastavro.parse_schema(schema), schema["name"]
-    chains: dict[str, list[bytes]] = {}
+    events: dict[str, dict[int, bytes]] = {}
     reads, decisions = {}, {}
     for line in files["records.jsonl"].splitlines():  # Steps 3 to 5.
         record = json.loads(line)
@@ -103,11 +103,9 @@ def verify(path: Path, public: str) -> None:
         size, root = heads[record["partition"]]
         if root_of(leaf, record["leaf"], size, [base64.b64decode(step) for step in record["path"]]) != root:
             raise WrongError(f"{where}: not under the signed head")
-        if key == b"ctxlog:control":
+        if record["version"] is None:
             continue
-        stream = key.decode()
-        chain = chains.setdefault(stream, [sha(b"ctxlog:chain:1" + key)])
-        chain.append(sha(chain[-1] + digest))
+        events.setdefault(key.decode(), {})[record["version"]] = digest
         event = fastavro.schemaless_reader(io.BytesIO(value[10:]), schema, None)
         if type_name == "ContextRead":
             reads[event["meta"]["event_id"]] = event
@@ -122,8 +120,10 @@ def verify(path: Path, public: str) -> None:
         if read_id not in reads or read_id not in told:
             raise WrongError(f"read {read_id}: not there")
         for read in reads[read_id]["streams"]:
-            chain = chains.get(read["stream_id"], [])
-            if read["version"] >= len(chain) or chain[read["version"]].hex() != read["chain_head"]:
+            head = sha(b"ctxlog:chain:1" + read["stream_id"].encode())
+            for version in range(1, read["version"] + 1):
+                head = sha(head + events[read["stream_id"]][version])
+            if head.hex() != read["chain_head"]:
                 raise WrongError(f"read {read_id}: another chain head")
         given = {name: told[read_id][name] for name in ("stream_id", "version", "chain_head")}  # Step 6.
         given |= told[read_id]["released"]

@@ -35,7 +35,7 @@ def test_a_bundle_is_made_once_signed_and_checked_without_the_log(decided: tuple
     assert made.json["records"] == 7
     shutil.rmtree(program.folder / ".ctxlog")
     seen = program("verify", "--bundle", "e.zip", "--key", "public.pub", env={"CTXLOG_KEYS": "none"})
-    assert seen.out.startswith("verified by example.org/audit+")
+    assert seen.out.startswith("verified by example.org/audit  (")
     assert "\x1b[31m" not in seen.out
     assert "What this does not show" in seen.out
     found = program("verify", "--bundle", "e.zip", "-o", "json", env=KEYS).json

@@ -68,7 +68,7 @@ def test_a_bundle_of_any_decision_says_what_the_log_says(tmp_path_factory: pytes
         assert report.audit is not None
         expected = audited(play.backend, about).to_dict()
         assert report.audit.to_dict() == expected
-        assert [head.keys for head in report.heads] == [(str(PUBLIC),)] * play.backend.partitions
+        assert [head.keys for head in report.heads] == [(PUBLIC.short,)] * play.backend.partitions
         verify_alone(path, str(PUBLIC))
     tree.close()
 
@@ -154,7 +154,7 @@ def test_any_change_of_any_record_is_found_by_both_programs(bundled: Path, membe
 def test_a_record_of_what_was_read_cannot_be_left_out(bundled: Path) -> None:
     bundle = read_bundle(bundled)
     reads = {read["stream_id"]: read["version"] for read in bundle.report["reads"]}
-    for place, (record, _) in enumerate(bundle.records):
+    for place, (record, _, _) in enumerate(bundle.records):
         stream = (record.key or b"").decode()
         if stream in reads and reads[stream] > 0:
             reads[stream] -= 1
@@ -175,6 +175,17 @@ def test_a_report_that_says_something_else_is_found(bundled: Path) -> None:
 
     report = verify_bundle(rewritten(bundled, change), [PUBLIC])
     assert [problem.where for problem in report.problems] == ["report.json decision"]
+
+
+def test_versions_are_computed_and_not_believed(bundled: Path) -> None:
+    def change(files: dict[str, bytes]) -> None:
+        records = records_of(files)
+        last = next(record for record in reversed(records) if record["version"])
+        last["version"] += 1
+        put_records(files, records)
+
+    (problem,) = verify_bundle(rewritten(bundled, change), [PUBLIC]).problems
+    assert (problem.where[:7], problem.expected[:8]) == ("record ", "version ")
 
 
 def test_files_are_held_to_their_digests(bundled: Path) -> None:

@@ -45,10 +45,12 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class BundledRecord(NamedTuple):
-    """A record as the log stored it, and the proof that it is in the tree of its partition."""
+    """A record as the log stored it, the proof that it is in the tree of its partition, and the version of its stream that it made:
+    None for a control record, and for one that does not count."""
 
     record: Record
     proof: InclusionProof
+    version: int | None
 
 
 class Bundle(NamedTuple):
@@ -125,7 +127,7 @@ def _json(value: Any) -> bytes:
 
 
 def _line(bundled: BundledRecord) -> bytes:
-    record, proof = bundled
+    record, proof, version = bundled
     said = {
         "partition": record.partition,
         "offset": record.offset,
@@ -133,6 +135,7 @@ def _line(bundled: BundledRecord) -> bytes:
         "origin": None if record.origin is None else str(record.origin),
         "key": _base64(record.key),
         "value": _base64(record.value),
+        "version": version,
         "leaf": proof.leaf,
         "path": [_base64(step) for step in proof.path],
     }
@@ -250,17 +253,19 @@ class _Reading:
                 origin = None if said["origin"] is None else Origin.parse(said["origin"])
                 key, value = _bytes(said["key"]), _bytes(said["value"])
                 place = said["partition"], said["offset"], said["leaf"]
-                recorded_at, path = said["recorded_at"], tuple(map(_bytes, said["path"]))
+                recorded_at, version, path = said["recorded_at"], said["version"], tuple(map(_bytes, said["path"]))
             except (KeyError, TypeError, ValueError, RecursionError):
                 raise self.error(f"records.jsonl:{number} with a record", "something else") from None
             if not all(type(part) is int for part in (*place, recorded_at)) or len(path) > PATH_MAX or place[0] not in heads:
                 raise self.error(f"records.jsonl:{number} with a place in the log, and a path", "something else")
+            if version is not None and type(version) is not int:
+                raise self.error(f"records.jsonl:{number} with a version, or null", "something else")
             if place[:2] <= last[:2] or (place[0] == last[0] and place[2] <= last[2]):
                 raise self.error(f"records.jsonl:{number} behind the record before it", "another order")
             last = place
             record = Record(place[0], place[1], recorded_at, key, value, origin)
             steps = tuple(step for step in path if step is not None)
-            yield BundledRecord(record, InclusionProof(place[2], heads[place[0]].size, steps))
+            yield BundledRecord(record, InclusionProof(place[2], heads[place[0]].size, steps), version)
 
 
 def _bytes(text: str | None) -> bytes | None:

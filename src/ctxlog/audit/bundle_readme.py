@@ -35,9 +35,9 @@ Get the public key from somebody you trust, by another way than this file. Witho
 4. Decode the bodies with their schemas. `DecisionRecorded` names its reads, events of type `ContextRead` in the same
    stream. A read names a stream, a version and a chain head.
 5. The chain head of a stream after n events is SHA-256(chain head after n-1 || record digest of the n-th event); after
-   none it is SHA-256("ctxlog:chain:1" || stream id). Compute it over the events of the stream, in the order of the
-   records: what was read is complete and unchanged where it is the one that the read names. (Events of one append count
-   when its last record is there; rejected ones do not count. Nearly always that is the order of the records.)
+   none it is SHA-256("ctxlog:chain:1" || stream id). `version` in a line says which event of its stream (the key) a record
+   is; null says that it does not count. Take them in the order of versions: what was read is complete and unchanged where
+   the chain head is the one that the read names.
 6. `report.json` is what ctxlog made of it all. Under `reads` it has what each read gave, word for word: the `messages`,
    `facts` and `tool_calls` of `released`. SHA-256 over the RFC 8785 JSON of these three, with `stream_id`, `version` and
    `chain_head` of the read, is the `selection_digest` that the `ContextRead` has.

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from ctxlog.audit.auditing import audited
 from ctxlog.audit.bundle import Bundle, read_bundle
-from ctxlog.audit.bundling import BundleLog, schemas_of
+from ctxlog.audit.bundling import BundleLog, schemas_of, versions_of
 from ctxlog.audit.notes import VerifyKey
 from ctxlog.audit.report import AuditReport
 from ctxlog.audit.tree import Leaves
 from ctxlog.audit.verify import Problem
 from ctxlog.core.proofs import check_inclusion
 from ctxlog.errors import CtxlogError, IntegrityError, NoteError, ProofError
+from ctxlog.model.records import CONTROL_KEY
 
 VERIFIED, BROKEN = "verified", "broken"
 
@@ -110,13 +111,13 @@ def _head(bundle: Bundle, partition: int, keys: Sequence[VerifyKey], problems: l
         if not signers:
             named = ", ".join(sorted({signature.name for signature in head.note.signatures})) or "nobody"
             problems.append(Problem(where, "the signature of a key that is trusted", f"those of {named}"))
-    return HeadChecked(partition, head.size, bundle.ends.get(partition, 0) - 1, tuple(map(str, signers)))
+    return HeadChecked(partition, head.size, bundle.ends.get(partition, 0) - 1, tuple(key.short for key in signers))
 
 
 def _records(bundle: Bundle, problems: list[Problem]) -> None:
     """Every record under its head."""
     leaves = {partition: Leaves(partition) for partition in range(bundle.partitions)}
-    for record, proof in bundle.records:
+    for record, proof, _ in bundle.records:
         try:
             check_inclusion(proof, leaves[record.partition].next(record), bundle.heads[record.partition].root)
         except (ProofError, OverflowError) as error:
@@ -130,14 +131,18 @@ def _records(bundle: Bundle, problems: list[Problem]) -> None:
 
 
 def _audit(bundle: Bundle, problems: list[Problem]) -> AuditReport | None:
-    """The audit over these records, which must find what the report says."""
+    """The audit over these records, which must find what the report says, and the versions that the bundle says."""
+    log = BundleLog(bundle.log_id, bundle.partitions, bundle.ends, (one.record for one in bundle.records))
     try:
-        report = audited(
-            BundleLog(bundle.log_id, bundle.partitions, bundle.ends, (one.record for one in bundle.records)), bundle.about
-        )
-    except CtxlogError as error:
+        report = audited(log, bundle.about)
+        keys = {one.record.key for one in bundle.records if one.record.key not in (None, CONTROL_KEY)}
+        versions = versions_of(log, (key for key in keys if key is not None))
+    except (CtxlogError, UnicodeDecodeError) as error:
         problems.append(Problem(str(bundle.about), "records that it can be audited by", str(error)))
         return None
+    for record, _, version in bundle.records:
+        if (made := versions.get((record.partition, record.offset))) != version:
+            problems.append(Problem(f"record {record.partition}@{record.offset}", f"version {made}", f"version {version}"))
     problems.extend(Problem(check.where, f"{check.what}: {check.expected}", check.found) for check in report.failed)
     found = report.to_dict()
     for name in sorted(found.keys() | bundle.report.keys()):

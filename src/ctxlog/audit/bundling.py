@@ -16,6 +16,7 @@ from ctxlog.audit.auditing import About, audited
 from ctxlog.audit.bundle import Bundle, BundledRecord, write_bundle
 from ctxlog.audit.bundle_readme import readme
 from ctxlog.audit.heads import FoundHead, Head, heads_in_log, is_head
+from ctxlog.audit.trail import happened
 from ctxlog.audit.tree import LogTree
 from ctxlog.codec.control import decode_control
 from ctxlog.codec.schemas import CONTROL_NAME, shipped
@@ -135,8 +136,13 @@ def make_bundle(log: EventLog, tree: LogTree, heads: Sequence[FoundHead], about:
             f"{about}: it stands behind the newest signed head; nothing was written. Run `ctxlog sign` first."
         ) from None
     streams = _with_ancestors(Replayer(past), report.streams)
+    versions = versions_of(past, streams)
     records = [
-        BundledRecord(record, tree.inclusion(partition, record.offset, chosen[partition].size))
+        BundledRecord(
+            record,
+            tree.inclusion(partition, record.offset, chosen[partition].size),
+            versions.get((partition, record.offset)),
+        )
         for partition in range(log.partitions)
         for record in _wanted(past, partition, streams)
     ]
@@ -151,6 +157,15 @@ def make_bundle(log: EventLog, tree: LogTree, heads: Sequence[FoundHead], about:
     bundle = Bundle(about, log.log_id, log.partitions, ends, chosen, records, schemas, again.to_dict())
     write_bundle(bundle, readme(str(about), log.log_id, len(records)), path)
     return bundle
+
+
+def versions_of(log: EventLog, keys: Iterable[bytes]) -> dict[tuple[int, int], int]:
+    """The versions that records of some streams made, by partition and offset."""
+    replayer, found = Replayer(log), dict[tuple[int, int], int]()
+    for key in keys:
+        for one in happened(replayer, key.decode()):
+            found[one.accepted.event.partition, one.accepted.event.offset] = one.version
+    return found
 
 
 def _newest(log: EventLog, tree: LogTree, outside: Sequence[FoundHead], partition: int) -> Head:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +201,7 @@ def _verify_bundle(session: Session, path: str, trusted: tuple[str, ...], keys: 
     if not session.people:
         print_json(report.to_dict(), session.output)
     else:
-        by = ", ".join(dict.fromkeys(map(_short, (key for head in report.heads for key in head.keys))))
+        by = _names(key for head in report.heads for key in head.keys)
         verdict = f"verified by {by}" if not report.problems else report.verdict
         counted = f"{text.visible(report.about)}: {text.count(report.records, 'record')} under signed heads"
         line(f"{paint(text.visible(verdict), fg='red' if report.problems else 'green', bold=True)}  ({counted})")
@@ -299,12 +299,11 @@ def _print_report(report: VerifyReport, of_manifest: bool) -> None:
 def _said(head: HeadReport) -> str:
     if not head.size or head.verdict != "verified":
         return head.verdict
-    return f"verified to offset {head.last_offset} by {', '.join(dict.fromkeys(map(_short, head.keys)))}"
+    return f"verified to offset {head.last_offset} by {_names(head.keys)}"
 
 
-def _short(key: str) -> str:
-    """Name and id of a public key; what follows may hold a `+` too."""
-    return "+".join(key.split("+")[:2])
+def _names(keys: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(key.rpartition("+")[0] for key in keys))
 
 
 def _print_problems(problems: Sequence[Problem]) -> None:
