@@ -45,8 +45,8 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class BundledRecord(NamedTuple):
-    """A record as the log stored it, the proof that it is in the tree of its partition, and the version of its stream that it made:
-    None for a control record, and for one that does not count."""
+    """A record as the log stored it, the proof that it is in the tree of its partition, and the version of its stream that it
+    made: None for a control record, and for one that does not count."""
 
     record: Record
     proof: InclusionProof

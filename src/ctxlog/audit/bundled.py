@@ -135,8 +135,8 @@ def _audit(bundle: Bundle, problems: list[Problem]) -> AuditReport | None:
     log = BundleLog(bundle.log_id, bundle.partitions, bundle.ends, (one.record for one in bundle.records))
     try:
         report = audited(log, bundle.about)
-        keys = {one.record.key for one in bundle.records if one.record.key not in (None, CONTROL_KEY)}
-        versions = versions_of(log, (key for key in keys if key is not None))
+        keys = {key for one in bundle.records if (key := one.record.key) is not None and key != CONTROL_KEY}
+        versions = versions_of(log, keys)
     except (CtxlogError, UnicodeDecodeError) as error:
         problems.append(Problem(str(bundle.about), "records that it can be audited by", str(error)))
         return None
