@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,15 @@ from typing import Any
 import pytest
 
 from ctxlog import ContextLog
-from ctxlog.audit.auditing import audit_decision, audit_event
+from ctxlog.audit.auditing import About, audit_decision, audit_event
 from ctxlog.audit.blame import blame
+from ctxlog.audit.bundled import verify_bundle
+from ctxlog.audit.bundling import make_bundle
 from ctxlog.audit.decisions import Wanted, find_decisions
+from ctxlog.audit.heads import HeadFile
+from ctxlog.audit.notes import SigningKey
+from ctxlog.audit.signing import Signer
+from ctxlog.audit.tree import LogTree
 from ctxlog.log.kafka import KafkaLog
 from ctxlog.model.events import ContextRead, DecisionRecorded, StreamRead
 from ctxlog.replay.replayer import Replayer
@@ -59,3 +66,26 @@ def test_a_decision_on_a_broker_is_found_audited_and_a_forged_one_is_not_verifie
         verdict = audit_decision(log.log, "d").verdict
         assert verdict.startswith("NOT VERIFIED: read ")
         assert "of shared/policy@1: chain head" in verdict
+
+
+def test_a_bundle_of_a_decision_on_a_broker_is_checked_without_it(url: str, tmp_path: Path) -> None:
+    with ContextLog.open(url) as log:
+        ctx = log.context("refunds/1")
+        ctx.add_message("user", "Please refund.")
+        log.context("shared/policy").set_fact("limit", 250)
+        with log.decision("refund", agent="refunds") as decision:
+            decision.read(ctx)
+            assert log.context("shared/policy").state.facts["limit"].parsed() == 250
+            ctx.add_tool_call("pay", {})
+        key = SigningKey("example.org/audit", b"k" * 32)
+        with contextlib.closing(LogTree(log.log, None)) as tree:
+            signer = Signer(log.log, tree, key, HeadFile(tmp_path / "heads", log.log.log_id))
+            signed = [signer.sign(partition) for partition in range(log.log.partitions)]
+            assert all(one is not None for one in signed)
+            path = tmp_path / "evidence.zip"
+            bundle = make_bundle(log.log, tree, (), About(decision.id), path)
+    assert len({one.record.partition for one in bundle.records}) == 4  # Each partition says what it is.
+    report = verify_bundle(path, [key.verify_key])
+    assert report.problems == ()
+    assert report.audit is not None
+    assert {read.stream_id for read in report.audit.reads} == {"refunds/1", "shared/policy"}
