@@ -211,7 +211,9 @@ def _verify_bundle(session: Session, path: str, trusted: tuple[str, ...], keys: 
 
             line("")
             print_report(report.audit)
-        for remark in (*notes, *NOT_SHOWN):
+            for limit in NOT_SHOWN:  # The report ends with what no report shows; this is what no bundle shows.
+                line(f"  - {limit}")
+        for remark in notes:
             note(remark)
     if report.problems:
         click.get_current_context().exit(VERIFICATION_FAILED)
