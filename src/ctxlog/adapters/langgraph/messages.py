@@ -60,7 +60,14 @@ def dump_message(message: lc.BaseMessage, serde: SerializerProtocol) -> str:
                     return text
         except (IntegrityError, RecursionError):
             break
-    return json_text({"class": type(message).__name__, "value": dump(message, serde)})
+    its_id = message.id if isinstance(message.id, str) else None
+    bare = message if its_id is None else message.model_copy(update={"id": None})
+    return _named({"class": type(message).__name__, "value": dump(bare, serde)}, its_id)
+
+
+def _named(stored: Json, its_id: str | None) -> str:
+    """The text of a message whose id stands beside its value, so that it is known by it as others are."""
+    return json_text(dict(sorted((stored if its_id is None else {**stored, "id": its_id}).items())))
 
 
 def _told(members: Json, extra: Json | None, kind: type[lc.BaseMessage]) -> Json:
@@ -87,6 +94,8 @@ def _made(stored: Any, serde: SerializerProtocol) -> lc.BaseMessage:
         message = load(stored["value"], serde)
         if not isinstance(message, lc.BaseMessage):
             raise broken("a message")
+        if isinstance(stored.get("id"), str):
+            message.id = stored["id"]
         return message
     try:
         return kind(**stored["data"])
@@ -104,11 +113,11 @@ def _defaults(kind: type[lc.BaseMessage]) -> Json:
     }
 
 
-def with_id(text: str, message_id: str | None) -> str | None:
-    """The text of the same message under another id; None where it has no members to tell."""
+def with_id(text: str, message_id: str | None) -> str:
+    """The text of the same message under another id."""
     stored = json.loads(text)
     if "data" not in stored:
-        return None
+        return _named({name: value for name, value in stored.items() if name != "id"}, message_id)
     data = {name: value for name, value in stored["data"].items() if name != "id"}
     if message_id is not None:
         data["id"] = message_id

@@ -166,9 +166,9 @@ class _Change:
             if (kept := thread.messages[message_id]).its_id is None:
                 self._known.setdefault(kept.text(), []).append(message_id)
 
-    def known(self, text: str | None) -> str | None:
+    def known(self, text: str) -> str | None:
         """A message of this text that is in the log and not used yet; it is now."""
-        found = self._known.get(text) if text is not None else None
+        found = self._known.get(text)
         return found.pop(0) if found else None
 
 
@@ -222,7 +222,8 @@ class _Batch:
         same = self._thread.by_id.get(message.id)
         if same is not None and self._thread.messages[same].is_same(message, self._serde):
             return same
-        if (written := change.known(with_id(text, None))) is None:
+        written = change.known(with_id(text, None))
+        if written is None:
             return None
         return self._beside({"of": written, "id": message.id})
 

@@ -124,7 +124,8 @@ class Thread:
     def _message(self, message_id: str, extra: Json | str, *, seen: bool) -> None:
         """Keep a message that an extension tells of. One that nobody has `seen` is brought again to be shown."""
         if isinstance(extra, str):
-            kept = KeptMessage(json.loads(extra).get("data", {}).get("id"), extra)
+            stored = json.loads(extra)
+            kept = KeptMessage(stored.get("data", stored).get("id"), extra)
         elif "of" in extra:  # One that was written without an id, which it was given later.
             kept = KeptMessage(extra["id"], with_id(self.messages[extra["of"]].text(), extra["id"]))
         else:

@@ -1,0 +1,53 @@
+"""What channels and messages may hold beside plain JSON, and how a thread may be named: nothing of it is lost, refused or told twice."""
+
+import datetime
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.checkpoint.base import empty_checkpoint
+
+from ctxlog import ContextLog
+from ctxlog.adapters.langgraph import CtxlogSaver
+
+DAY = datetime.date(2026, 11, 25)
+
+
+@pytest.fixture
+def log(tmp_path):
+    with ContextLog.open(f"embedded:{tmp_path / 'log'}") as log:
+        yield log
+
+
+def cold(log):
+    """A saver that has read nothing yet."""
+    return CtxlogSaver(log, agent="bot")
+
+
+def start(thread_id="t"):
+    """The config of a thread that has no checkpoint yet."""
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+
+
+def put(saver, config, step, **values):
+    """Put a checkpoint that holds values; its config."""
+    checkpoint = empty_checkpoint()
+    checkpoint["id"] = str(step)
+    checkpoint["channel_versions"] = dict.fromkeys(values, str(step))
+    checkpoint["channel_values"] = values
+    return saver.put(config, checkpoint, {"source": "loop", "step": step}, checkpoint["channel_versions"])
+
+
+@pytest.mark.parametrize("its_id", ["m1", None])
+def test_a_message_with_what_json_cannot_carry_is_told_once(log, its_id):
+    """As a tool's result with an artifact is. Its id may come while it is being kept."""
+    call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "c"}], id="m0")
+    result = ToolMessage("sent", tool_call_id="c", artifact=DAY, id=its_id)
+    first = put(cold(log), start(), 1, messages=[call])
+    cold(log).put_writes(first, [("messages", [result])], "task")
+    held = [call, result.model_copy(update={"id": "m1"})]
+    second = put(cold(log), first, 2, messages=held)
+    third = put(cold(log), second, 3, messages=held[1:])
+    assert [message.content for message in log.context("bot/t").state.messages] == ["", "sent"]
+    assert cold(log).get_tuple(first).pending_writes == [("task", "messages", [result])]
+    assert cold(log).get_tuple(second).checkpoint["channel_values"]["messages"] == held
+    assert cold(log).get_tuple(third).checkpoint["channel_values"]["messages"] == held[1:]
