@@ -1,6 +1,7 @@
-"""What channels and messages may hold beside plain JSON, and how a thread may be named: nothing of it is lost, refused or told twice."""
+"""What channels and messages may hold beside plain JSON: nothing of it is lost, refused or told twice."""
 
 import datetime
+import math
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -51,3 +52,25 @@ def test_a_message_with_what_json_cannot_carry_is_told_once(log, its_id):
     assert cold(log).get_tuple(first).pending_writes == [("task", "messages", [result])]
     assert cold(log).get_tuple(second).checkpoint["channel_values"]["messages"] == held
     assert cold(log).get_tuple(third).checkpoint["channel_values"]["messages"] == held[1:]
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (HumanMessage([{"type": "image", "data": b"\x00"}]), '[{"type": "image", "data": "b\'\\\\x00\'"}]'),
+        (
+            AIMessage("", tool_calls=[{"name": "f", "args": {"on": DAY, "n": [math.inf]}, "id": "c"}]),
+            '{"on": "2026-11-25", "n": ["inf"]}',
+        ),
+        (
+            AIMessage("", tool_calls=[{"name": "f", "args": {"on": {2: b"x" * 999}}, "id": "c"}]),
+            '{"on": {"2": "b\'' + "x" * 98 + '"}}',
+        ),
+    ],
+    ids=["bytes", "date-and-infinity", "number-as-name"],
+)
+def test_a_message_that_json_cannot_carry_is_shown_and_restored(log, message, shown):
+    config = put(cold(log), start(), 1, messages=[message])
+    state = log.context("bot/t").state
+    assert shown in [state.messages[0].parts, *(call.arguments for call in state.tool_calls.values())]
+    assert cold(log).get_tuple(config).checkpoint["channel_values"]["messages"] == [message]

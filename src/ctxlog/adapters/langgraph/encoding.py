@@ -18,6 +18,9 @@ from ctxlog.model.jsontext import json_text
 
 Json = dict[str, Any]
 
+READABLE_CHARS = 100
+"""Characters that are shown of what JSON cannot carry."""
+
 _SAFE = frozenset({"null", "bytes", "bytearray", "msgpack"})
 
 
@@ -80,3 +83,12 @@ def plain(value: Any) -> bool:
     if kind is list:
         return all(map(plain, value))
     return kind is dict and all(type(key) is str for key in value) and all(map(plain, value.values()))
+
+
+def readable(value: Any) -> Any:
+    """A value for people to read: what JSON cannot carry stands in it as a short text. It is not restored from this."""
+    if plain(value):
+        return value
+    if isinstance(value, dict):
+        return {str(name): readable(item) for name, item in value.items()}
+    return [readable(item) for item in value] if isinstance(value, list | tuple) else str(value)[:READABLE_CHARS]

@@ -12,7 +12,7 @@ from langchain_core import messages as lc
 from langgraph.checkpoint.base import ChannelVersions
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from ctxlog.adapters.langgraph.encoding import Json, dump
+from ctxlog.adapters.langgraph.encoding import Json, dump, readable
 from ctxlog.adapters.langgraph.messages import DeltaSnapshot, dump_message, is_message, is_messages, told_of, with_id
 from ctxlog.adapters.langgraph.thread import CHECKPOINT, PART, WRITES, Thread
 from ctxlog.model.events import Event, ExtensionRecorded, MessageAppended, ToolCalled, ToolReturned
@@ -251,7 +251,7 @@ class _Batch:
         return id_of(self._seed, len(self._ids) + further)
 
     def _shown(self, message_id: str, message: lc.BaseMessage, calls: Sequence[Any]) -> list[tuple[str, Event]]:
-        content, parts = plain_or_parts(message.content)
+        content, parts = plain_or_parts(readable(message.content))
         if isinstance(message, lc.ToolMessage) and (call_id := self._calls.pop(message.tool_call_id, None)):
             failed = message.status == "error"
             return [
@@ -276,7 +276,7 @@ class _Batch:
                     ToolCalled(
                         call_id=call_id,
                         name=call["name"],
-                        arguments=json_text(call["args"]),
+                        arguments=json_text(readable(call["args"])),
                         message_id=message_id,
                         source_id=call["id"],
                     ),
