@@ -2,6 +2,7 @@
 
 import datetime
 import math
+from uuid import UUID
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -74,3 +75,13 @@ def test_a_message_that_json_cannot_carry_is_shown_and_restored(log, message, sh
     state = log.context("bot/t").state
     assert shown in [state.messages[0].parts, *(call.arguments for call in state.tool_calls.values())]
     assert cold(log).get_tuple(config).checkpoint["channel_values"]["messages"] == [message]
+
+
+@pytest.mark.parametrize("thread_id", [7, UUID(int=7)], ids=["number", "uuid"])
+def test_a_thread_may_be_named_by_a_number_or_a_uuid(log, thread_id):
+    put(cold(log), start(thread_id), 1, x=1)
+    for name in (thread_id, str(thread_id)):
+        assert cold(log).get_tuple(start(name)).checkpoint["channel_values"] == {"x": 1}
+    assert [found.config["configurable"]["thread_id"] for found in cold(log).list(None)] == [str(thread_id)]
+    cold(log).delete_thread(thread_id)
+    assert list(cold(log).list(start(thread_id))) == []

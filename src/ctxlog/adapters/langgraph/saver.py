@@ -269,8 +269,8 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
     # Inside
 
     def _stream(self, thread_id: str) -> str:
-        # Reversible: '%' stands only before two hex digits, and alone for the empty name.
-        return f"{self._agent}/{quote(thread_id, safe=_KEPT, errors='surrogatepass') or '%'}"
+        # LangGraph takes numbers and UUIDs too. Reversible: '%' stands only before two hex digits, and alone for the empty name.
+        return f"{self._agent}/{quote(str(thread_id), safe=_KEPT, errors='surrogatepass') or '%'}"
 
     def _thread_ids(self) -> Sequence[str]:
         names = (name.partition("/")[2] for name in self._log.matching("*") if name.startswith(f"{self._agent}/"))
