@@ -31,13 +31,14 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, dump, load
-from ctxlog.adapters.langgraph.messages import DeltaSnapshot
+from ctxlog.adapters.langgraph.messages import DeltaSnapshot, is_messages
 from ctxlog.adapters.langgraph.putting import checkpoint_events, extension, id_of, seed_of, writes_events
 from ctxlog.adapters.langgraph.thread import HIDDEN, Key, Thread
 from ctxlog.client.log import ContextLog
 from ctxlog.errors import InvalidInputError
 from ctxlog.model.events import Event
 from ctxlog.model.ids import check_agent_id
+from ctxlog.model.jsontext import json_text
 
 THREADS_MAX = 64
 """Threads whose fold a saver keeps at hand; any other is read from the log again."""
@@ -317,8 +318,22 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         return all(
             ("empty" in stored)
             if channel not in values
-            else self._value(thread, head["ns"], sources[channel], channel) == values[channel]
+            else self._says(thread, (head["ns"], sources[channel], channel), stored, values[channel])
             for channel, stored in there["values"].items()
+        )
+
+    def _says(self, thread: Thread, place: tuple[str, str, str], stored: Json, value: Any) -> bool:
+        """Whether what is stored of a channel in a place is this value."""
+        if "list" not in stored:
+            if isinstance(value, set | frozenset):  # Written in an order that differs between processes.
+                return bool(load(stored, self.serde) == value)
+            return json_text(stored) == json_text(dump(value, self.serde))
+        messages = value.value if isinstance(value, DeltaSnapshot) else value
+        if not is_messages(messages) or stored.get("delta", False) == (messages is value):
+            return False
+        kept = [thread.messages[message_id] for message_id in thread.listed(*place)]
+        return len(kept) == len(messages) and all(
+            item.is_same(message, self.serde) for item, message in zip(kept, messages, strict=True)
         )
 
     def _put_writes(self, thread_id: str, key: Key, items: Sequence[tuple[int, str, Any]], task_id: str, task_path: str) -> None:
