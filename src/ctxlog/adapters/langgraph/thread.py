@@ -102,6 +102,7 @@ class Thread:
                     self._newest = {name: source for name, source in self._newest.items() if name[0] != ns}
                     self.checkpoints.pop((ns, checkpoint_id), None)
                     self.writes.pop((ns, checkpoint_id), None)
+                    self.written.pop((ns, checkpoint_id), None)
             return
         key = (str(data["ns"]), str(data["id"]))
         seen = data["written"] if name == WRITES else data["messages"]
@@ -126,6 +127,7 @@ class Thread:
         if isinstance(extra, str):
             stored = json.loads(extra)
             kept = KeptMessage(stored.get("data", stored).get("id"), extra)
+            seen = seen and stored.get("class") != "RemoveMessage"  # Its id is that of another message.
         elif "of" in extra:  # One that was written without an id, which it was given later.
             kept = KeptMessage(extra["id"], with_id(self.messages[extra["of"]].text(), extra["id"]))
         else:

@@ -1,0 +1,54 @@
+"""Which messages are told once and which anew, where they come again: after a removal on another branch, and after deletion."""
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langgraph.checkpoint.base import empty_checkpoint
+
+from ctxlog import ContextLog
+from ctxlog.adapters.langgraph import CtxlogSaver
+
+START = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+
+
+@pytest.fixture
+def log(tmp_path):
+    with ContextLog.open(f"embedded:{tmp_path / 'log'}") as log:
+        yield log
+
+
+def cold(log):
+    """A saver that has read nothing yet."""
+    return CtxlogSaver(log, agent="bot")
+
+
+def put(saver, config, step, messages):
+    """Put a checkpoint that holds a list of messages; its config."""
+    checkpoint = empty_checkpoint()
+    checkpoint["id"] = str(step)
+    checkpoint["channel_versions"] = {"messages": str(step)}
+    checkpoint["channel_values"] = {"messages": messages}
+    return saver.put(config, checkpoint, {"source": "loop", "step": step}, {"messages": str(step)})
+
+
+def shown(log):
+    """What the stream shows."""
+    return [message.content for message in log.context("bot/t").state.messages]
+
+
+def test_a_message_that_another_branch_removed_is_told_once(log):
+    said = [HumanMessage("one", id="m1"), HumanMessage("two", id="m2")]
+    first = put(cold(log), START, 1, said)
+    cold(log).put_writes(first, [("messages", [RemoveMessage("m2")])], "task")
+    put(cold(log), first, 2, said[:1])
+    put(cold(log), first, 3, said[1:])  # The other branch removes the first one.
+    assert shown(log) == ["one", "two"]
+
+
+def test_a_deleted_thread_shows_a_message_anew_that_has_no_id(log):
+    for _ in range(2):
+        first = put(cold(log), START, 1, [HumanMessage("hi", id="m1")])
+        cold(log).put_writes(first, [("messages", [AIMessage("yes")])], "task")
+        cold(log).delete_thread("t")
+    first = put(cold(log), START, 1, [HumanMessage("hi", id="m1")])
+    put(cold(log), first, 2, [HumanMessage("hi", id="m1"), AIMessage("yes", id="m2")])
+    assert shown(log) == ["hi", "yes"] * 3
