@@ -1,7 +1,7 @@
 """Which messages are told once and which anew, where they come again: after a removal on another branch, and after deletion."""
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, RemoveMessage, ToolMessage, message_chunk_to_message
 from langgraph.checkpoint.base import empty_checkpoint
 
 from ctxlog import ContextLog
@@ -52,3 +52,30 @@ def test_a_deleted_thread_shows_a_message_anew_that_has_no_id(log):
     first = put(cold(log), START, 1, [HumanMessage("hi", id="m1")])
     put(cold(log), first, 2, [HumanMessage("hi", id="m1"), AIMessage("yes", id="m2")])
     assert shown(log) == ["hi", "yes"] * 3
+
+
+@pytest.mark.parametrize("its_id", ["m1", None])
+def test_a_chunk_of_which_langgraph_makes_a_message_is_told_once(log, its_id):
+    """As where a node streams its model, and returns the sum of what came."""
+    call = {"name": "f", "args": '{"n": 1}', "id": "c", "index": 0}
+    chunk = AIMessageChunk("yes", tool_call_chunks=[call], id=its_id)
+    first = put(cold(log), START, 1, [HumanMessage("hi", id="m0")])
+    cold(log).put_writes(first, [("messages", [chunk])], "task")
+    made = message_chunk_to_message(chunk).model_copy(update={"id": "m1"})
+    second = put(cold(log), first, 2, [HumanMessage("hi", id="m0"), made])
+    third = put(cold(log), second, 3, [made])
+    put(cold(log), third, 4, [made, ToolMessage("sent", tool_call_id="c", id="m2")])
+    assert shown(log) == ["hi", "yes", "sent"]
+    assert [call.status for call in log.context("bot/t").state.tool_calls.values()] == ["returned"]
+    assert repr(cold(log).get_tuple(first).pending_writes) == repr([("task", "messages", [chunk])])
+    for config in (second, third):
+        assert repr(cold(log).get_tuple(config).checkpoint["channel_values"]["messages"][-1]) == repr(made)
+
+
+def test_a_chunk_and_a_message_that_both_have_no_id_are_restored_as_they_were(log):
+    chunk, made = AIMessageChunk("yes"), AIMessage("yes")
+    first = put(cold(log), START, 1, [HumanMessage("hi", id="m0")])
+    cold(log).put_writes(first, [("messages", [chunk])], "task")
+    for step, held in enumerate([made, chunk, made], 2):
+        config = put(cold(log), first, step, [HumanMessage("hi", id="m0"), held])
+        assert repr(cold(log).get_tuple(config).checkpoint["channel_values"]["messages"][-1]) == repr(held)

@@ -206,6 +206,13 @@ class KeptMessage:
         mark = _mark(data, extra)
         return (mark is not None and mark == frozen.mark) or (_alike(data, frozen.data) and _alike(extra, frozen.extra))
 
+    def settled(self, serde: SerializerProtocol) -> str | None:
+        """The text of the message that LangGraph makes of this one; None where it is no chunk. Raises `IntegrityError`."""
+        message = self.restore(serde)
+        if not isinstance(message, lc.AIMessageChunk):
+            return None
+        return dump_message(lc.message_chunk_to_message(message), serde)
+
 
 def told_of(event: Json, extra: Json, calls: Sequence[Json]) -> Json:
     """What a message says, from the event that shows it, what stands beside it, and the calls that it makes."""

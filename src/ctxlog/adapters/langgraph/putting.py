@@ -164,7 +164,7 @@ class _Change:
         self._known: dict[str, list[str]] = {}
         for message_id in [*old[keep:], *written]:
             if (kept := thread.messages[message_id]).its_id is None:
-                self._known.setdefault(kept.text(), []).append(message_id)
+                self._known.setdefault(kept.settled(serde) or kept.text(), []).append(message_id)
 
     def known(self, text: str) -> str | None:
         """A message of this text that is in the log and not used yet; it is now."""
@@ -216,16 +216,19 @@ class _Batch:
         return {**told, "delta": True} if change.delta else told
 
     def _known(self, change: _Change, message: lc.BaseMessage, text: str) -> str | None:
-        """The id of a message that is in the log already."""
-        if message.id is None:
-            return change.known(text)
-        same = self._thread.by_id.get(message.id)
-        if same is not None and self._thread.messages[same].is_same(message, self._serde):
-            return same
-        written = change.known(with_id(text, None))
-        if written is None:
+        """The id of a message that is in the log already, as it is or as a chunk of which LangGraph made it."""
+        kept = self._thread.messages
+        bare = with_id(text, None)
+        if message.id is not None and (same := self._thread.by_id.get(message.id)) is not None:
+            if kept[same].is_same(message, self._serde):
+                return same
+            if kept[same].settled(self._serde) == text:
+                return self._beside(text)
+        if (written := change.known(bare)) is None:
             return None
-        return self._beside({"of": written, "id": message.id})
+        if kept[written].text() != bare:
+            return self._beside(text)
+        return written if message.id is None else self._beside({"of": written, "id": message.id})
 
     def _beside(self, extra: Json | str) -> str:
         """Keep a message without an event; its id."""
