@@ -3,6 +3,7 @@
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, RemoveMessage, ToolMessage, message_chunk_to_message
 from langgraph.checkpoint.base import empty_checkpoint
+from pydantic import BaseModel
 
 from ctxlog import ContextLog
 from ctxlog.adapters.langgraph import CtxlogSaver
@@ -79,3 +80,20 @@ def test_a_chunk_and_a_message_that_both_have_no_id_are_restored_as_they_were(lo
     for step, held in enumerate([made, chunk, made], 2):
         config = put(cold(log), first, step, [HumanMessage("hi", id="m0"), held])
         assert repr(cold(log).get_tuple(config).checkpoint["channel_values"]["messages"][-1]) == repr(held)
+
+
+class Found(BaseModel):
+    """What a tool found; no serializer may make it."""
+
+    name: str
+
+
+@pytest.mark.parametrize("artifact", [Found(name="a"), [Found(name="a")], {"of": Found(name="a")}], ids=["own", "list", "member"])
+def test_a_message_whose_artifact_comes_back_as_its_data_is_told_once(log, artifact):
+    result = ToolMessage("sent", tool_call_id="c", artifact=artifact, id="m1")
+    config = put(cold(log), START, 1, [HumanMessage("hi", id="m0"), result])
+    for step in range(2, 5):  # As when a graph goes on from what was restored.
+        held = cold(log).get_tuple(config).checkpoint["channel_values"]["messages"]
+        config = put(cold(log), config, step, [*held[step % 2 :], HumanMessage(f"more {step}", id=f"m{step}")])
+        assert cold(log).get_tuple(config).checkpoint["channel_values"]["messages"][:-1] == held[step % 2 :]
+    assert shown(log) == ["hi", "sent", "more 2", "more 3", "more 4"]
