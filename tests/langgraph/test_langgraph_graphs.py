@@ -242,7 +242,7 @@ def test_a_value_that_names_code_runs_none(log, kind, tmp_path):
     }[kind]
     value = {"t": kind, "b": base64.b64encode(body).decode()}
     data = {"ns": "", "id": "1", "parent": None, "versions": {"x": "1"}, "values": {"x": value}, "messages": {}}
-    data |= {"checkpoint": {"j": {}}, "metadata": {"j": {}}}
+    data |= {"checkpoint": {"j": {"id": "1"}}, "metadata": {"j": {}}}
     log.context("bot/t").append(ExtensionRecorded(name="langgraph.Checkpoint", data=json.dumps(data)))
     if kind == "msgpack":
         cold(log).get_tuple(thread("t"))

@@ -30,10 +30,10 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, dump, load
+from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, broken, dump, load
 from ctxlog.adapters.langgraph.messages import DeltaSnapshot, is_messages
 from ctxlog.adapters.langgraph.putting import checkpoint_events, extension, id_of, seed_of, writes_events
-from ctxlog.adapters.langgraph.thread import HIDDEN, Key, Thread
+from ctxlog.adapters.langgraph.thread import HIDDEN, Key, Saved, Thread
 from ctxlog.client.log import ContextLog
 from ctxlog.errors import InvalidInputError
 from ctxlog.model.events import Event
@@ -98,7 +98,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
                     thread = self._thread(thread_id)
                     if key not in thread.shown:
                         continue
-                    metadata = load(thread.shown[key].data["metadata"], self.serde)
+                    metadata = self._metadata(thread.shown[key])
                     if filter and any(metadata.get(name) != value for name, value in filter.items()):
                         continue
                     found = self._tuple(thread, thread_id, key)
@@ -159,7 +159,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         for thread_id in self._thread_ids():
             with self._held.lock:
                 shown = self._thread(thread_id).shown
-                keys = [key for key, saved in shown.items() if load(saved.data["metadata"], self.serde).get("run_id") in run_ids]
+                keys = [key for key, saved in shown.items() if self._metadata(saved).get("run_id") in run_ids]
             self._hide(thread_id, keys)
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
@@ -194,7 +194,11 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
                 versions = found.checkpoint["channel_versions"]
                 kept = target.sources(key[0], saved.parent, versions)
             if not there:
-                new = {channel: versions[channel] for channel, brought in saved.values.items() if kept.get(channel) != brought}
+                new = {
+                    channel: versions.get(channel, "")
+                    for channel, brought in saved.values.items()
+                    if kept.get(channel) != brought
+                }
                 self._put(target_thread_id, key[0], saved.parent, found.checkpoint, found.metadata, new)
             for write in writes:
                 with self._held.lock:
@@ -368,15 +372,23 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             if "empty" not in thread.values[(key[0], source, channel)]
         }
         rest = load(saved.data["checkpoint"], self.serde)
+        if not isinstance(rest, dict) or rest.get("id") != key[1]:
+            raise broken("a checkpoint with its id")
         return CheckpointTuple(
             config=_config(thread_id, key),
             checkpoint=cast(Checkpoint, {**rest, "channel_versions": dict(saved.data["versions"]), "channel_values": values}),
-            metadata=load(saved.data["metadata"], self.serde),
+            metadata=self._metadata(saved),
             parent_config=_config(thread_id, (key[0], saved.parent)) if saved.parent else None,
             pending_writes=[
                 (write["task"], write["channel"], self._written(thread, key[0], write)) for write in _ordered(thread, key)
             ],
         )
+
+    def _metadata(self, saved: Saved) -> Any:
+        metadata = load(saved.data["metadata"], self.serde)
+        if not isinstance(metadata, dict):
+            raise broken("metadata")
+        return metadata
 
     def _value(self, thread: Thread, ns: str, checkpoint_id: str, channel: str) -> Any:
         stored = thread.values[(ns, checkpoint_id, channel)]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ctxlog.adapters.langgraph.encoding import Json, broken
 from ctxlog.adapters.langgraph.messages import KeptMessage, with_id
+from ctxlog.adapters.langgraph.shapes import check_checkpoint, check_hidden, check_writes, named
 from ctxlog.model.jsontext import json_text
 from ctxlog.model.records import Accepted, EventRecord, Rejected
 from ctxlog.replay.replayer import StreamCursor
@@ -92,6 +93,7 @@ class Thread:
 
     def _extension(self, name: str, data: Json) -> None:
         if name == HIDDEN:
+            check_hidden(data)
             self.epoch += 1
             for ns, checkpoint_id in data["checkpoints"]:
                 self.shown.pop((ns, checkpoint_id), None)
@@ -104,12 +106,15 @@ class Thread:
                     self.writes.pop((ns, checkpoint_id), None)
                     self.written.pop((ns, checkpoint_id), None)
             return
-        key = (str(data["ns"]), str(data["id"]))
+        (check_writes if name == WRITES else check_checkpoint)(data)
+        key = (data["ns"], data["id"])
         seen = data["written"] if name == WRITES else data["messages"]
         for message_id, extra in data["messages"].items():
             self._message(message_id, extra, seen=message_id in seen)
         self._events.clear()
         self._calls.clear()
+        if not all(message_id in self.messages for message_id in named(data)):
+            raise broken("messages that are there")
         if name == WRITES:
             self.written.setdefault(key, []).extend(seen)
             if held := [(channel, message_id) for channel, message_id in data["held"]]:
