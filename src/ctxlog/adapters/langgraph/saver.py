@@ -7,10 +7,7 @@ savers. Each method is safe in threads, and in processes that share the log.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import threading
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import quote, unquote
@@ -26,11 +23,11 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
     get_checkpoint_id,
     get_checkpoint_metadata,
-    writes_sort_key,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, broken, dump, load
+from ctxlog.adapters.langgraph.held import THREADS_MAX, HeldThreads
 from ctxlog.adapters.langgraph.messages import DeltaSnapshot, is_messages
 from ctxlog.adapters.langgraph.putting import checkpoint_events, extension, id_of, seed_of, writes_events
 from ctxlog.adapters.langgraph.thread import HIDDEN, Key, Saved, Thread
@@ -39,9 +36,6 @@ from ctxlog.errors import InvalidInputError
 from ctxlog.model.events import Event
 from ctxlog.model.ids import check_agent_id
 from ctxlog.model.jsontext import json_text
-
-THREADS_MAX = 64
-"""Threads whose fold a saver keeps at hand; any other is read from the log again."""
 
 _KEPT = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
@@ -59,7 +53,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         super().__init__(serde=serde or SafeSerializer())
         self._log = log
         self._agent = check_agent_id(agent)
-        self._held = _Held()
+        self._held = HeldThreads()
 
     # Reading
 
@@ -121,7 +115,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
                 saved = thread.checkpoints.get(key)
                 if saved is None:
                     break
-                for write in reversed(_ordered(thread, key)):
+                for write in reversed(thread.ordered(key)):
                     if write["channel"] in open_channels:
                         value = self._written(thread, ns, write)
                         found[write["channel"]]["writes"].append((write["task"], write["channel"], value))
@@ -190,7 +184,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
                 if key not in source.checkpoints:
                     continue
                 there = key in target.shown or (key in hidden and key in target.checkpoints)
-                found, writes, saved = self._tuple(source, source_thread_id, key), _ordered(source, key), source.checkpoints[key]
+                found, writes, saved = self._tuple(source, source_thread_id, key), source.ordered(key), source.checkpoints[key]
                 versions = found.checkpoint["channel_versions"]
                 kept = target.sources(key[0], saved.parent, versions)
             if not there:
@@ -380,7 +374,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             metadata=self._metadata(saved),
             parent_config=_config(thread_id, (key[0], saved.parent)) if saved.parent else None,
             pending_writes=[
-                (write["task"], write["channel"], self._written(thread, key[0], write)) for write in _ordered(thread, key)
+                (write["task"], write["channel"], self._written(thread, key[0], write)) for write in thread.ordered(key)
             ],
         )
 
@@ -408,28 +402,6 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         return [thread.messages[message_id].restore(self.serde) for message_id in message_ids]
 
 
-class _Held:
-    """What the clones of a saver share: folds by stream, and the lock over them. A forked child begins anew."""
-
-    def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
-        self._pid = os.getpid()
-        self._threads: OrderedDict[str, Thread] = OrderedDict()
-        self._lock = threading.RLock()
-
-    @property
-    def lock(self) -> threading.RLock:
-        if self._pid != os.getpid():
-            self._start()
-        return self._lock
-
-    @property
-    def threads(self) -> OrderedDict[str, Thread]:
-        return self._threads
-
-
 def _place(config: RunnableConfig) -> tuple[str, str]:
     configurable = config["configurable"]
     return configurable["thread_id"], configurable.get("checkpoint_ns", "")
@@ -437,8 +409,3 @@ def _place(config: RunnableConfig) -> tuple[str, str]:
 
 def _config(thread_id: str, key: Key) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": key[0], "checkpoint_id": key[1]}}
-
-
-def _ordered(thread: Thread, key: Key) -> list[Json]:
-    kept = thread.writes.get(key, {})
-    return [kept[place] for place in sorted(kept, key=lambda place: writes_sort_key(kept[place]["path"], *place))]

@@ -10,6 +10,8 @@ import json
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from langgraph.checkpoint.base import writes_sort_key
+
 from ctxlog.adapters.langgraph.encoding import Json, broken
 from ctxlog.adapters.langgraph.messages import KeptMessage, with_id
 from ctxlog.adapters.langgraph.shapes import check_checkpoint, check_hidden, check_writes, named
@@ -186,6 +188,11 @@ class Thread:
             elif (source := self._newest.get((ns, channel, json_text(version)))) is not None:
                 found[channel] = source
         return found
+
+    def ordered(self, key: Key) -> list[Json]:
+        """What tasks wrote after a checkpoint, in the order in which it counts."""
+        kept = self.writes.get(key, {})
+        return [kept[place] for place in sorted(kept, key=lambda place: writes_sort_key(kept[place]["path"], *place))]
 
     def needed(self) -> set[Key]:
         """The checkpoints that are shown, and those that they come from."""
