@@ -137,6 +137,19 @@ def test_every_range_of_every_key_is_what_a_list_says(
     indexed.close()
 
 
+def test_a_range_that_begins_before_the_log_is_no_damage(path: Path) -> None:
+    """A fork from before the first event asks for the record before it; the index was thrown away each time."""
+    log = CountingLog()
+    fill(log, 300)
+    indexed = IndexedLog(log, path)
+    assert of(indexed, b"stream/3") == plain(log, b"stream/3")
+    read = log.given
+    assert list(indexed.read(0, -1, 0, key=b"stream/3")) == []
+    assert list(indexed.read(0, -5, 10**6, key=b"stream/3")) == plain(log, b"stream/3")
+    assert log.given == read
+    assert path.exists()
+
+
 @pytest.mark.parametrize("cut", ["rewound", "replaced"])
 def test_another_log_than_the_one_that_was_read_is_read_anew(cut: str, path: Path) -> None:
     """A log that lost its tail, or has other records where the index has some."""

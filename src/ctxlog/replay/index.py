@@ -149,6 +149,7 @@ class IndexedLog:
 
     def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
         """See `EventLog.read`. With `key` the index is used, unless the range is short."""
+        start = max(start, 0)  # A fork from version 0 asks for the record at -1, which no row can stand for.
         if key is not None and start < end:
             short = end - start <= DIRECT_OFFSETS_MAX and self._trusted.get(partition, 0) < end
             if not short and not self._off:
