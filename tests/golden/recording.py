@@ -4,15 +4,21 @@
 
 One log of two partitions with everything that a reader must judge: each event type, appends torn, interleaved, in conflict and
 abandoned, copies sent again, preconditions, forks, redactions, anomalies, both framings, foreign and newer types, records that
-are misplaced or undecodable, void and repeated control records, and records of a copy.
+are misplaced or undecodable, void and repeated control records, and decisions as the client records them. Recorded again, it
+comes out the same as far as nothing has changed.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from ctxlog import ContextLog, Selection
 from ctxlog.codec.avro import encode_event
 from ctxlog.codec.control import Control, encode_control, genesis, schema_published
 from ctxlog.codec.framing import frame_confluent, frame_single_object
@@ -22,7 +28,7 @@ from ctxlog.core.evolve import KNOWN_TYPES
 from ctxlog.core.partitioner import partition_of
 from ctxlog.errors import IntegrityError
 from ctxlog.log.memory import MemoryLog
-from ctxlog.model.points import AtVersion
+from ctxlog.model.points import AtDecision, AtVersion
 from ctxlog.model.records import NewRecord, Record
 from ctxlog.replay.history import history
 from ctxlog.replay.replayer import Replayer
@@ -30,7 +36,9 @@ from ctxlog.replay.replayer import Replayer
 HERE = Path(__file__).parent / "unreleased"
 TYPES = sorted(KNOWN_TYPES)
 MAIN, FORK, CROWD, NEWER = "refunds/case-1", "refunds/case-1-again", "shared/crowd", "refunds/newer"
+CASE, POLICY = "refunds/case-2", "shared/policy"
 HEAD = "HEAD"
+LOG_ID = uuid.UUID("3494cfd7-42cb-4dd6-8d59-a3728671c247")
 
 
 class Recorder:
@@ -38,7 +46,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.now = 1_790_000_000_000
-        self.log = MemoryLog(2, clock=self._tick, offset_step=2)
+        with patch("uuid.uuid4", lambda: LOG_ID):
+            self.log = MemoryLog(2, clock=self._tick, offset_step=2)
         self.number = 0
         for partition in range(2):
             schemas = [schema_published(self.log.log_id, shipped(name), number) for number, name in enumerate(TYPES)]
@@ -202,6 +211,37 @@ def record_others(to: Recorder) -> None:
     to.message(NEWER, "after the newer event")
 
 
+def record_decided(to: Recorder) -> None:
+    """Decisions, by the client: parts and whole states of several streams, one of them a fork; then all of it is changed."""
+    ticks = count()
+    clock = patch("time.time_ns", lambda: 1_790_000_100_000_000_000 + next(ticks) * 1_000_000)
+    with clock, patch("os.urandom", lambda size: next(ticks).to_bytes(size, "big")):
+        log = ContextLog(to.log)
+        case, policy, fork = log.context(CASE), log.context(POLICY, actor="person:ada"), log.context(FORK)
+        policy.add_message("system", "Refund what is below the limit.")
+        policy.set_fact("limit", 250)
+        asked = case.add_message("user", "Please refund order W-305, 129,90 \u20ac.").event_id
+        case.add_message("assistant", "The customer is angry.", scope="internal")
+        case.set_fact("order.W-305.total", 129.9)
+        case.set_fact("order.W-305.offer", "a voucher", expires_at=1)
+        case.set_fact("mood", "angry")
+        case.add_tool_result(case.add_tool_call("look", {"order": "W-305", "id": 2**53 + 1}).event_id, {"total": 129.9})
+        with log.decision("refund", agent="refunds", model="m", parameters={"temperature": 0}) as decision:
+            decision.read(case, max_messages=2, scopes=["default"], fact_prefixes=["order."])
+            limit = policy.state.facts["limit"].parsed()
+            fork.state  # noqa: B018 - is recorded
+            case.tool_once("pay", {"order": "W-305", "amount": 129.9}, run=lambda _: "paid", key="refund-W-305")
+            with log.decision("review", agent="audits") as inner:
+                inner.read(Selection(streams=(CASE, "shared/*"), max_messages=5))
+                inner.outcome = "fine"
+            decision.read(case)
+            decision.outcome, decision.rationale = {"refund": 129.9}, f"below the limit of {limit}"
+        case.redact_message(asked, reason="asked for")
+        case.remove_fact("order.W-305.total")
+        policy.set_fact("limit", 100)
+        fork.add_message("user", "And on.")
+
+
 def stored(record: Record) -> dict[str, Any]:
     """The JSON form of a record."""
     return {
@@ -238,6 +278,33 @@ def expected(log: MemoryLog) -> dict[str, Any]:
     return streams
 
 
+def reads(log: MemoryLog) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each read that a recorded decision names, with the decision's id; in the log's order."""
+    replayer = Replayer(log)
+    for name in ("decisions/audits", "decisions/refunds"):
+        named: dict[str, dict[str, Any]] = {}
+        for accepted in replayer.accepted(name, replayer.end(name)):
+            event = accepted.event
+            if event.type == "ctxlog.ContextRead":
+                named[event.meta["event_id"]] = event.payload
+            else:
+                yield from ((event.payload["decision_id"], named[event_id]) for event_id in event.payload["reads"])
+
+
+def decided(log: MemoryLog) -> dict[str, Any]:
+    """What every release must make of the points `decision:ID`: version, chain head and state digest of each stream read."""
+    replayer, found = Replayer(log), dict[str, Any]()
+    for decision_id, read in reads(log):
+        for stream in read["streams"]:
+            try:
+                manifest = replayer.replay(stream["stream_id"], AtDecision(decision_id)).manifest
+                said: Any = [manifest.version, manifest.chain_head, manifest.state_digest]
+            except IntegrityError as error:
+                said = type(error).__name__
+            found.setdefault(decision_id, {})[stream["stream_id"]] = said
+    return found
+
+
 def anomalies(replayer: Replayer, stream_id: str) -> list[Any]:
     """Anomalies of the last version that has a state."""
     cursor = replayer.open(stream_id, end=0)
@@ -250,11 +317,12 @@ def main() -> None:
     recorder = Recorder()
     record_main(recorder)
     record_others(recorder)
+    record_decided(recorder)
     log = recorder.log
     records = [record for partition in range(2) for record in log.read(partition, 0, log.bounds(partition).end)]
     HERE.mkdir(exist_ok=True)
     (HERE / "log.jsonl").write_text("".join(json.dumps(stored(record)) + "\n" for record in records), "utf-8")
-    about = {"log_id": log.log_id, "partitions": log.partitions, "streams": expected(log)}
+    about = {"log_id": log.log_id, "partitions": log.partitions, "streams": expected(log), "decided": decided(log)}
     (HERE / "expected.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 
 

@@ -6,17 +6,28 @@ meaning; until 0.1.0 that takes an ADR and a new recording, afterwards it is for
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 
 import oracle
+from ctxlog import ContextLog
+from ctxlog.audit.verify import verify
 from ctxlog.codec.partition import PartitionContext
+from ctxlog.errors import IntegrityError
 from ctxlog.log.memory import MemoryLog
+from ctxlog.model.points import AtDecision, AtVersion
 from ctxlog.model.records import CONTROL_KEY, Record, Rejected
+from ctxlog.replay import index, replayer
+from ctxlog.replay.copying import copy_log
+from ctxlog.replay.index import IndexedLog
+from ctxlog.replay.replayer import Replayer
+from ctxlog.replay.snapshots import SnapshotStore
 from golden import recording
 
 FOLDERS = sorted(path.parent for path in Path(__file__).parent.glob("*/expected.json"))
@@ -106,3 +117,73 @@ def test_the_oracle_agrees_with_the_golden_log(golden: tuple[GoldenLog, dict[str
             else:
                 state, _ = oracle.fold(stream_id, judged.accepted[:version], parent_state if version else None)
                 assert found == [judged.heads[version], oracle.state_digest(state)]
+
+
+def told(log: GoldenLog, by: str, folder: Path) -> Replayer:
+    """Replays by a path."""
+    match by:
+        case "snapshots":
+            store = SnapshotStore(folder / "cache.sqlite")
+            with ContextLog(log, store) as reader:
+                for name in (recording.CASE, recording.POLICY, recording.FORK, recording.MAIN):
+                    reader.context(name).state  # noqa: B018
+            log._closed = False
+            return Replayer(log, SnapshotStore(folder / "cache.sqlite"))
+        case "index":
+            return Replayer(IndexedLog(log, folder / "index.sqlite"))
+        case "copy":
+            copy_log(log, copied := MemoryLog(3))
+            return Replayer(copied)
+        case _:
+            return Replayer(log)
+
+
+def selection_digest(state: dict[str, Any], read: dict[str, Any], revealed: list[str]) -> str:
+    """As docs/how-to/decide.md says it, from a state as it is printed."""
+    whole = json.loads(read["selection"]) == {"all": True}
+    selected = {name: state[name] for name in ("stream_id", "version", "chain_head")} | {
+        "messages": [one for one in state["messages"] if whole or one["id"] in revealed],
+        "facts": {key: one for key, one in state["facts"].items() if whole or one["event_id"] in revealed},
+        "tool_calls": {key: one for key, one in state["tool_calls"].items() if whole or key in revealed},
+    }
+    return hashlib.sha256(rfc8785.dumps(selected)).hexdigest()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("by", ["zero", "snapshots", "index", "copy"])
+def test_a_recorded_decision_replays_to_what_it_read_and_its_digests_hold(
+    folder: Path, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it read has been changed and redacted since, and whoever asks for the decision gets it as it was."""
+    monkeypatch.setattr(replayer, "SNAPSHOT_EVENTS", 2)
+    monkeypatch.setattr(index, "DIRECT_OFFSETS_MAX", 0)
+    log, decided = GoldenLog(folder), json.loads((folder / "expected.json").read_text("utf-8"))["decided"]
+    reads, asked = list(recording.reads(log)), told(log, by, tmp_path)
+    found: dict[str, dict[str, Any]] = {}
+    started = set()
+    for decision_id, read in reads:
+        for stream in read["streams"]:
+            try:
+                replay = asked.replay(stream["stream_id"], AtDecision(decision_id))
+            except IntegrityError as error:
+                found.setdefault(decision_id, {})[stream["stream_id"]] = type(error).__name__
+                continue
+            manifest = replay.manifest
+            said = [manifest.version, manifest.chain_head, manifest.state_digest]
+            found.setdefault(decision_id, {})[stream["stream_id"]] = said
+            started.add(manifest.started_from)
+            then = asked.replay(stream["stream_id"], AtVersion(stream["version"])).state.to_dict()
+            assert then["chain_head"] == stream["chain_head"]
+            assert selection_digest(then, read, stream["revealed"]) == read["selection_digest"]
+            if manifest.version == stream["version"]:
+                assert manifest.chain_head == stream["chain_head"]
+    assert found == decided
+    assert sorted(len(streams) for streams in found.values())[-2:] == [3, 3]
+    # This one says that it read what was never there.
+    assert found["d-1"] == {recording.MAIN: "IntegrityError"}
+    assert max(started) > 0 if by == "snapshots" else started == {0}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_golden_log_verifies(folder: Path) -> None:
+    assert verify(ContextLog(GoldenLog(folder))).problems == []
