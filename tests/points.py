@@ -1,0 +1,340 @@
+"""Random points of every kind, and what a replay says at each of them: what tests of "the same on every path" have in common.
+
+    fill -> a log that careless writers wrote to · draw -> questions by a seed · answer -> what a path says to one of them
+    python points.py SPEC      a process of its own: answers all questions of a file by one path, a JSON line each
+
+A path is how a replay gets at the records: the log itself, snapshots, the stream index, a copy on another backend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ctxlog import ContextLog
+from ctxlog.errors import IntegrityError, PointError
+from ctxlog.log.embedded import EmbeddedLog
+from ctxlog.log.memory import MemoryLog
+from ctxlog.log.protocol import EventLog
+from ctxlog.model.points import AtCut, format_time, parse_point
+from ctxlog.model.records import Accepted, NewRecord, Record
+from ctxlog.replay import index, replayer
+from ctxlog.replay.copying import copy_log
+from ctxlog.replay.history import history
+from ctxlog.replay.index import IndexedLog
+from ctxlog.replay.replayer import Replayer
+from ctxlog.replay.snapshots import SnapshotStore
+from ctxlog.replay.summaries import matching
+from writing import Wrapped, expecting, foreign, group, publish, raw
+
+STREAMS = ("planner/a", "planner/b", "planner", "shared/x", "shared/y")
+KINDS = ("version", "offset", "time", "occurred", "event", "decision", "cut", "latest")
+STEPS_AN_APPEND = 9
+SNAPSHOT_EVENTS = 7
+"""Small, so that points lie behind many snapshots, and some of those inside an open append."""
+
+UNREADABLE = suppress(IntegrityError)
+"""Goes on where a stream has no state: a fork of what is not there, an event of a newer release."""
+
+ENVIRONMENTS = (
+    {"PYTHONHASHSEED": "0"},
+    {"PYTHONHASHSEED": "1", "TZ": "Pacific/Pago_Pago"},
+    {"PYTHONHASHSEED": "12345", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"PYTHONHASHSEED": "777", "TZ": "Asia/Kolkata", "LC_ALL": "tr_TR.UTF-8"},
+    {"PYTHONHASHSEED": "4294967295", "TZ": "America/St_Johns", "LC_ALL": "de_DE.UTF-8", "PYTHONOPTIMIZE": "2"},
+)
+
+
+# --- a log to ask ------------------------------------------------------------------------------------------------------
+
+
+def fill(log: EventLog, seed: int, steps: int) -> None:
+    """Write as several careless writers do, all streams in turns: appends torn, interleaved and out of order, copies of records,
+    stale preconditions, redactions, records that nobody can read, forks of forks (of what is there already too), decisions."""
+    dice = random.Random(seed)
+    contexts = ContextLog(log)
+    publish(log)
+    batch: list[NewRecord] = []
+    held: list[NewRecord] = []
+    forks: list[str] = []
+    for step in range(steps):
+        stream_id = dice.choice((*STREAMS, *forks[-3:]))
+        batch += _records(log, dice, stream_id, step, held)
+        if dice.random() < 0.05 and batch:
+            batch.append(dice.choice(batch))  # A copy.
+        if len(batch) < STEPS_AN_APPEND:
+            continue
+        log.append(batch)
+        batch = []
+        if dice.random() < 0.3:
+            with contexts.decision("next", agent=dice.choice(("planner", "critic"))) as decision:
+                for name in dice.sample(contexts.matching("*"), 3):
+                    with UNREADABLE:
+                        decision.read(contexts.context(name), max_messages=dice.choice((1, 5, None)))
+                decision.outcome = step
+        if dice.random() < 0.3:
+            with UNREADABLE:
+                parent = contexts.context(dice.choice(contexts.matching("*") if dice.random() < 0.3 else (*STREAMS, *forks)))
+                child = parent.fork(f"planner/fork-{step}", at=dice.randint(0, parent.version))
+                forks.append(child.stream_id)
+                child.add_message("user", f"other than {parent.stream_id}")
+                inherited = child.state.messages
+                if len(inherited) > 1:
+                    child.redact_message(dice.choice(inherited).id)
+    log.append(batch + held)
+    log.append([raw(log, "shared/y", "FactSet", f"t{n}", append=group(f"t{n}", 0, 2)) for n in range(66)])
+    log.append(foreign(log, "shared/y", "org.example.Note", "note"))
+    log.append(foreign(log, "shared/newer", "ctxlog.MessageForgotten", "newer"))
+    wrong = {"parent_stream_id": STREAMS[0], "parent_version": 1, "parent_chain_head": "0" * 64}
+    log.append([raw(log, "planner/orphan", "StreamForked", "orphan", **wrong)])
+
+
+def _records(log: EventLog, dice: random.Random, stream_id: str, step: int, held: list[NewRecord]) -> list[NewRecord]:
+    """What one step writes."""
+    pool = [f"{stream_id} {number}" for number in range(40)]
+    event_id = dice.choice(pool) if dice.random() < 0.3 else f"e{step}"
+    occurred_at = dice.choice((None, step * 1_000_000, dice.randrange(step * 1_000_000 + 1)))
+    fields: dict[str, Any] = {"occurred_at": occurred_at}
+    if dice.random() < 0.15:
+        fields["precondition"] = expecting(expected_version=dice.randrange(step // 4 + 1))
+    key, call = dice.choice("klmn"), dice.choice(pool)
+    match dice.choice(("message",) * 4 + ("fact", "fact", "remove", "call", "call", "result", "redact", "group", "group", "bad")):
+        case "message":
+            text = dice.choice((None, f"{step} \u0130\U0001f600", "1,5"))
+            return [raw(log, stream_id, "MessageAppended", event_id, content=text, **fields)]
+        case "fact":
+            if dice.random() < 0.3:
+                fields["precondition"] = expecting(expected_target_version=dice.choice((0, step // 5)))
+            return [raw(log, stream_id, "FactSet", event_id, key=key, value=f"[{step}, 1.50]", **fields)]
+        case "remove":
+            return [raw(log, stream_id, "FactRemoved", event_id, key=key, **fields)]
+        case "call":
+            return [raw(log, stream_id, "ToolCalled", event_id, call_id=call, **fields)]
+        case "result":
+            return [raw(log, stream_id, "ToolReturned", event_id, call_id=call, content="1", failed=step % 2 == 0, **fields)]
+        case "redact":
+            return [raw(log, stream_id, "MessageRedacted", event_id, message_id=dice.choice(pool), **fields)]
+        case "bad":
+            good = raw(log, stream_id, "MessageAppended", event_id)
+            other = raw(log, dice.choice(STREAMS), "FactSet", f"x{step}")
+            return [
+                dice.choice(
+                    (
+                        good._replace(value=good.value[:-1]),
+                        other._replace(key=good.key, partition=good.partition),
+                        raw(log, stream_id, "FactSet", f"m{step}", append=group(f"m{step}", 3, 2)),
+                    )
+                )
+            ]
+        case _:
+            count = dice.randint(2, 4)
+            parts = [
+                raw(log, stream_id, "MessageAppended", f"g{step}" if part == 0 else f"g{step}/{part}", content=f"{part}",
+                    append=group(f"g{step}", part, count), occurred_at=occurred_at)
+                for part in range(count)
+            ]  # fmt: skip
+            dice.shuffle(parts)
+            late, held[:] = held[:], parts[1:] if dice.random() < 0.8 else []  # The others are never sent: a torn append.
+            return [parts[0], *late]
+
+
+# --- questions ---------------------------------------------------------------------------------------------------------
+
+
+def draw(log: EventLog, count: int, seed: int, kinds: Sequence[str] = KINDS) -> list[dict[str, Any]]:
+    """As many questions as are asked for, of all kinds in turns, each about some stream of the log."""
+    dice, asked = random.Random(seed), Replayer(log)
+    names = matching(log, "*")
+    written = [name for name in names if name in STREAMS]
+    beside = [name for name in names if name not in STREAMS and name.startswith(("planner/", "shared/", "decisions/"))]
+    before = [name for name in names if name not in written and name not in beside]
+    pools = [pool for pool in (written, beside, before) if pool]
+
+    @cache
+    def accepted(name: str) -> list[Accepted]:
+        return list(asked.accepted(name, asked.end(name)))
+
+    @cache
+    def records(name: str) -> list[Record]:
+        return [record for record, _ in asked.reader.records(name, 0, asked.end(name))]
+
+    decided = [read for name in names if name.startswith("decisions/") for read in _decided(accepted(name))]
+    questions = []
+    for number in range(count):
+        kind = kinds[number % len(kinds)]
+        name = dice.choice(dice.choice(pools))
+        at: Any = kind
+        match kind:
+            case "version":
+                at = f"version:{dice.randint(0, len(accepted(name)))}"
+            case "offset":
+                at = f"offset:{dice.choice(records(name)).offset + dice.choice((-1, 0, 0, 0))}"
+            case "time":
+                at = f"time:{format_time((dice.choice(records(name)).time + dice.choice((-1, 0, 0, 1, 1000))) * 1000)}"
+            case "occurred":
+                known = [one.event.meta["occurred_at"] for one in accepted(name)]
+                at = f"occurred:{format_time((dice.choice(known) or 0) + dice.choice((-1, 0, 1)) if known else 0)}"
+            case "event":
+                ids = [one.event.meta["event_id"] for one in accepted(name)]
+                at = f"event:{dice.choice(ids) if ids else 'none'}"
+            case "decision":
+                decision_id, name = dice.choice(decided)
+                at = f"decision:{decision_id}"
+            case "cut":
+                several = sorted({name, *dice.sample(names, 2)})
+                places = {one: dice.choice(accepted(one)) for one in several if accepted(one)}
+                at = {
+                    "streams": {one: place.version for one, place in places.items()},
+                    "chain_heads": {one: place.head.hex() for one, place in places.items()},
+                }
+        questions.append({"stream": name, "at": at})
+    return questions
+
+
+def _decided(events: Iterable[Accepted]) -> Iterator[tuple[str, str]]:
+    """Each decision of a stream, with each stream that it read."""
+    for one in events:
+        if one.event.type == "ctxlog.ContextRead":
+            for read in one.event.payload["streams"]:
+                yield one.event.payload["decision_id"], read["stream_id"]
+
+
+def outcomes(log: EventLog) -> set[str]:
+    """What became of the records of all streams."""
+    asked = Replayer(log)
+    return {entry.outcome for name in matching(log, "*") for entry in history(asked, name, asked.end(name))}
+
+
+# --- answers -----------------------------------------------------------------------------------------------------------
+
+
+def answer(asked: Replayer, question: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a replay says, with digests in place of what is long; where there is no state, why."""
+    at = question["at"]
+    if isinstance(at, dict):  # A cut is of one log, and the same in each copy.
+        path = folder / f"cut-{os.getpid()}.json"
+        path.write_text(json.dumps({"log_id": asked.log.log_id, **at}), "utf-8")
+        point: Any = AtCut(str(path))
+    else:
+        point = parse_point(at)
+    try:
+        replay = asked.replay(question["stream"], point)
+    except (PointError, IntegrityError) as error:
+        return {"question": question, "error": type(error).__name__}
+    manifest = replay.manifest
+    return {
+        "question": question,
+        "state": hashlib.sha256(json.dumps(replay.state.to_dict()).encode()).hexdigest(),
+        "anomalies": [list(anomaly) for anomaly in replay.anomalies],
+        "digest": manifest.state_digest,
+        "head": manifest.chain_head,
+        "version": manifest.version,
+        "time": manifest.recorded_at,
+        "position": manifest.position,
+        "provisional": manifest.provisional,
+        "started_from": manifest.started_from,
+    }
+
+
+class Access(NamedTuple):
+    """How a process gets at the records.
+
+    Attributes:
+        url: The log.
+        snapshots, index: Their files; None goes without.
+        memory: Partitions of a copy in memory that the process makes and asks; None asks the log itself.
+    """
+
+    url: str
+    snapshots: str | None = None
+    index: str | None = None
+    memory: int | None = None
+
+
+class _OnlyIndexed(Wrapped):
+    """A log of which nobody may read by key: the index has to."""
+
+    def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
+        assert key is None or start >= end, "the index was passed over"
+        return self.inner.read(partition, start, end)
+
+
+def open_plain(url: str) -> EventLog:
+    """The log itself, without caches."""
+    if url.startswith("kafka:"):
+        from ctxlog.log.kafka import KafkaLog
+
+        return KafkaLog(url)
+    return EmbeddedLog(Path(url.removeprefix("embedded:")), create=False)
+
+
+def answers_of(path: Access, questions: Sequence[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
+    """What a path says to each question."""
+    replayer.SNAPSHOT_EVENTS, index.DIRECT_OFFSETS_MAX = SNAPSHOT_EVENTS, 0
+    log = open_plain(path.url)
+    if path.memory is not None:
+        copy_log(log, copied := MemoryLog(path.memory, offset_step=3))
+        log = copied
+    if path.index is not None:
+        log = IndexedLog(_OnlyIndexed(log), Path(path.index))
+    store = None if path.snapshots is None else SnapshotStore(Path(path.snapshots))
+    asked = Replayer(log, store)
+    for question in questions:
+        yield answer(asked, question, folder)
+    if store is not None:
+        store.close()
+    log.close()
+
+
+def keep(url: str, snapshots: Path) -> None:
+    """Read every stream to its end, as a client does, with snapshots."""
+    was, replayer.SNAPSHOT_EVENTS = replayer.SNAPSHOT_EVENTS, SNAPSHOT_EVENTS
+    with ContextLog(open_plain(url), SnapshotStore(snapshots)) as log:
+        for name in log.matching():
+            with UNREADABLE:
+                log.context(name).state  # noqa: B018
+    replayer.SNAPSHOT_EVENTS = was
+
+
+def ask(paths: dict[str, Access], questions: Sequence[dict[str, Any]], folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What each path says in a process of its own, with another hash seed, zone and locale; two of them at a time."""
+    asked = folder / f"questions-{len(questions)}.json"
+    asked.write_text(json.dumps(questions), "utf-8")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG", "TZ"))}
+
+    def run(path: Access, environment: dict[str, str]) -> list[dict[str, Any]]:
+        command = [sys.executable, __file__, str(asked), *map(json.dumps, path)]
+        done = subprocess.run(command, env={**kept, **environment}, capture_output=True, timeout=3_000)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(paths, pool.map(run, paths.values(), cycle(ENVIRONMENTS)), strict=True))
+
+
+def differences(
+    expected: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], without: Sequence[str] = ()
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The answers that differ; `started_from` may, and what is named."""
+
+    def told(one: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in one.items() if name not in ("started_from", *without)}
+
+    return [(one, other) for one, other in zip(expected, found, strict=True) if told(one) != told(other)]
+
+
+if __name__ == "__main__":
+    asked = Path(sys.argv[1])
+    for told in answers_of(Access(*map(json.loads, sys.argv[2:])), json.loads(asked.read_text("utf-8")), asked.parent):
+        print(json.dumps(told))
