@@ -38,8 +38,10 @@ from ctxlog.replay.snapshots import SnapshotStore
 from ctxlog.replay.summaries import matching
 from writing import Wrapped, expecting, foreign, group, publish, raw
 
+DATA = Path(__file__).parents[2] / "shared" / "data"
 STREAMS = ("planner/a", "planner/b", "planner", "shared/x", "shared/y")
 KINDS = ("version", "offset", "time", "occurred", "event", "decision", "cut", "latest")
+OUTCOMES = {"accepted", "open", "undecodable", "misplaced", "malformed", "duplicate", "conflict", "abandoned"}
 STEPS_AN_APPEND = 9
 SNAPSHOT_EVENTS = 7
 """Small, so that points lie behind many snapshots, and some of those inside an open append."""
@@ -57,6 +59,21 @@ ENVIRONMENTS = (
 
 
 # --- a log to ask ------------------------------------------------------------------------------------------------------
+
+
+def import_runs(log: EventLog, count: int | None) -> None:
+    """Import recorded runs, all or so many of each kind; skips the test where there are none."""
+    import pytest  # Here, so that the processes that answer start sooner.
+
+    from ctxlog.importers import import_path
+
+    if not DATA.is_dir():
+        pytest.skip(f"recorded runs are not at {DATA}")
+    contexts = ContextLog(log)
+    for folder in sorted((DATA / "mini-swe-agent").iterdir()):
+        assert import_path(contexts, sorted(folder.iterdir())[:count], agent=folder.name).events_appended
+    if count is None:
+        assert import_path(contexts, DATA / "tau-bench").events_appended
 
 
 def fill(log: EventLog, seed: int, steps: int) -> None:
@@ -297,10 +314,10 @@ def answers_of(path: Access, questions: Sequence[dict[str, Any]], folder: Path) 
     log.close()
 
 
-def keep(url: str, snapshots: Path) -> None:
+def keep(url: str, snapshots: str) -> None:
     """Read every stream to its end, as a client does, with snapshots."""
     was, replayer.SNAPSHOT_EVENTS = replayer.SNAPSHOT_EVENTS, SNAPSHOT_EVENTS
-    with ContextLog(open_plain(url), SnapshotStore(snapshots)) as log:
+    with ContextLog(open_plain(url), SnapshotStore(Path(snapshots))) as log:
         for name in log.matching():
             with UNREADABLE:
                 log.context(name).state  # noqa: B018
@@ -323,15 +340,76 @@ def ask(paths: dict[str, Access], questions: Sequence[dict[str, Any]], folder: P
         return dict(zip(paths, pool.map(run, paths.values(), cycle(ENVIRONMENTS)), strict=True))
 
 
-def differences(
-    expected: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], without: Sequence[str] = ()
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The answers that differ; `started_from` may, and what is named."""
+# --- what must be the same ---------------------------------------------------------------------------------------------
+
+ELSEWHERE = ("position", "provisional")
+"""What a copy answers in its own way: where a record lies, and what may still come into its partition."""
+
+
+def access(log: EventLog, path: str, folder: Path) -> Access:
+    """A path to a log by its name: `zero`, `snapshots` (which a client kept that read all streams before), `index`, `both` (which
+    the process makes), `memory` (a further copy, through an index); whatever follows in the name makes it another one."""
+    first, place = path.split(maxsplit=1)[0], f"{folder}/{log.log_id} {path}"
+    snapshots = f"{place}.cache" if first in ("snapshots", "both") else None
+    if first == "snapshots":
+        keep(log.url, f"{place}.cache")
+    indexed = f"{place}.index" if first in ("index", "both", "memory") else None
+    return Access(log.url, snapshots, indexed, 4 if first == "memory" else None)
+
+
+def check_points(
+    source: EventLog, here: Sequence[str], copied: EventLog, there: Sequence[str], folder: Path, *, points: int, times: int = 1
+) -> None:
+    """Draw points of `source`, and see that all paths to it, and all to its copy, say the same.
+
+    Args:
+        source: A log that was filled.
+        here, there: The paths to each of the two, by name.
+        copied: A copy of it.
+        folder: Where the caches lie.
+        points: How many.
+        times: How often each path is asked; the second time it finds the caches as the first one left them.
+    """
+    assert outcomes(source) == OUTCOMES
+    questions, offsets = draw(source, points, points), draw(copied, points // len(KINDS), points, kinds=("offset",))
+    ways = {path: access(source, path, folder) for path in here}
+    answers = [ask(ways, questions, folder) for _ in range(times)]
+    expected = answers[0][here[0]]
+    for found in answers:
+        for path, said in found.items():
+            _same(expected, said, f"{source.url} by {path}")
+    check_rich(expected)
+    # An offset means something else in a copy.
+    expected = [one for one in expected if not str(one["question"]["at"]).startswith("offset:")]
+    ways = {path: access(copied, path, folder) for path in there}
+    answers = [ask(ways, [one["question"] for one in expected] + offsets, folder) for _ in range(times)]
+    for found in answers:
+        for path, said in found.items():
+            _same(expected, said[: len(expected)], f"{copied.url} by {path}", ELSEWHERE)
+            if path != "memory":
+                _same(answers[0][there[0]], said, f"{copied.url} by {path}")
+    kept = [one for path, said in answers[-1].items() if path.startswith("snapshots") for one in said]
+    assert sum(one.get("started_from", 0) > 0 for one in kept) >= len(kept) / 4
+
+
+def check_rich(answers: Sequence[dict[str, Any]]) -> None:
+    """What is compared could differ."""
+    states = [one for one in answers if "state" in one]
+    assert len(states) > len(answers) * 0.9
+    assert len({one["head"] for one in states}) > len(states) / 2
+    assert {str(one["question"]["at"]).split(":")[0] for one in states} > set(KINDS) - {"cut"}
+    assert sum(isinstance(one["question"]["at"], dict) for one in states) > len(states) / 20
+    assert sum(bool(one["anomalies"]) for one in states) > len(states) / 10
+
+
+def _same(expected: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], where: str, without: Sequence[str] = ()) -> None:
+    """All answers are the same; where a replay started from may differ, and what is named."""
 
     def told(one: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in one.items() if name not in ("started_from", *without)}
 
-    return [(one, other) for one, other in zip(expected, found, strict=True) if told(one) != told(other)]
+    differ = [(one, other) for one, other in zip(expected, found, strict=True) if told(one) != told(other)]
+    assert not differ, (where, len(differ), differ[:2])
 
 
 if __name__ == "__main__":
