@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ctxlog.log.kafka.clients import Clients
 from ctxlog.log.kafka.location import Location, Properties
 from ctxlog.log.protocol import EventLog
 from ctxlog.model.records import NewRecord, Origin, Record
+from ctxlog.replay.snapshots import SnapshotStore
 
 SEED = 20261124
 
@@ -248,3 +250,16 @@ def test_a_consumer_that_was_closed_is_not_lent_again() -> None:
     assert clients.borrow() is fit
     clients.borrow().assign([])
     clients.close()
+
+
+def test_a_fork_from_before_the_first_event_hides_nothing_from_those_who_read_on(kafka: Any, tmp_path: Path) -> None:
+    """To keep a snapshot of it, the parent's record at -1 was asked for: to Kafka's client that is the end of the partition."""
+    url = kafka.url()
+    KafkaLog.create(url, 1)[0].close()
+    with ContextLog(KafkaLog(url), SnapshotStore(tmp_path / "cache.sqlite")) as log:
+        for number in range(5):
+            log.context("planner/a").add_message("user", str(number))
+        log.context("planner/a").fork("planner/b", at=0).add_message("user", "from the beginning")
+    with ContextLog(KafkaLog(url), SnapshotStore(tmp_path / "cache.sqlite")) as log:
+        versions = [log.context(name).replay().manifest.version for name in ("planner/b", "planner/a", "planner/b")]
+    assert versions == [2, 5, 2]

@@ -58,6 +58,8 @@ class EventLog(Protocol):
     def read(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[Record]:
         """The records at offsets `start` <= offset < `end`, in offset order; with `key`, those of this key only.
 
+        `start` may lie before the first offset, also below 0.
+
         Reads what is there when it comes to it: fix `end` by `bounds` first.
         """
         ...

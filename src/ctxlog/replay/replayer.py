@@ -245,6 +245,8 @@ class Replayer:
         return True
 
     def _fingerprint_at(self, stream_id: str, offset: int) -> str:
+        if offset < 0:
+            return ""  # Of a parent at version 0, which no record made.
         found = next(self.reader.records(stream_id, offset, offset + 1), None)
         return _fingerprint(found[0]) if found is not None else ""
 

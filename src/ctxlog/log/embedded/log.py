@@ -170,7 +170,7 @@ class EmbeddedLog:
 
     def read_linked(self, partition: int, start: int, end: int, *, key: bytes | None = None) -> Iterator[tuple[Record, bytes]]:
         """As `read`, each record with the link that is stored with it, for verification."""
-        base = partition << OFFSET_BITS
+        base, start = partition << OFFSET_BITS, max(start, 0)
         where = " WHERE r.id >= ? AND r.id < ?"
         if key is not None:
             where += " AND r.stream = (SELECT id FROM streams WHERE key = ?)"

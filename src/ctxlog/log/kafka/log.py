@@ -135,6 +135,7 @@ class KafkaLog:
         """See `EventLog.read`. With `key` the records of others are read and left out: on Kafka that costs a scan."""
         clients = self._here()
         clients.check_open()
+        start = max(start, 0)  # To the client -1 is the end, and whoever read on from there would miss all that came before.
         head = self._first.get(partition)
         if head is not None and start <= head.offset < end:
             if key is None or head.key == key:

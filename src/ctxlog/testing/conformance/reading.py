@@ -62,6 +62,16 @@ class ReadingCase(LogCase):
         within = [record for record in records if record.key == key and start <= record.offset < end]
         assert list(log.read(0, start, end, key=key)) == within
 
+    def test_a_read_from_before_the_first_offset_is_one_from_the_first(self, log: EventLog, records: list[Record]) -> None:
+        """And neither gives what lies in another partition, nor changes what later ones give."""
+        end = log.bounds(0).end
+        assert list(log.read(log.partitions - 1, -1, 0)) == []
+        for key in (None, records[0].key):
+            wanted = [record for record in records if key in (None, record.key)]
+            assert list(log.read(0, -1, 0, key=key)) == []
+            assert list(log.read(0, 0, end, key=key)) == wanted
+            assert list(log.read(0, -3, end, key=key)) == wanted
+
     def test_a_key_in_another_partition_is_not_read(self, log: EventLog, records: list[Record]) -> None:
         for partition in range(1, log.partitions):
             log.append([NewRecord(partition, b"a", b"elsewhere")])
