@@ -85,15 +85,17 @@ def fill(log: EventLog, seed: int, steps: int) -> None:
     batch: list[NewRecord] = []
     held: list[NewRecord] = []
     forks: list[str] = []
+    known: Known = {}
     for step in range(steps):
         stream_id = dice.choice((*STREAMS, *forks[-3:]))
-        batch += _records(log, dice, stream_id, step, held)
+        batch += _records(log, dice, stream_id, step, held, known)
         if dice.random() < 0.05 and batch:
             batch.append(dice.choice(batch))  # A copy.
         if len(batch) < STEPS_AN_APPEND:
             continue
         log.append(batch)
         batch = []
+        known = {name: _known(contexts, name) for name in (*STREAMS, *forks[-3:])}
         if dice.random() < 0.3:
             with contexts.decision("next", agent=dice.choice(("planner", "critic"))) as decision:
                 for name in dice.sample(contexts.matching("*"), 3):
@@ -117,22 +119,35 @@ def fill(log: EventLog, seed: int, steps: int) -> None:
     log.append([raw(log, "planner/orphan", "StreamForked", "orphan", **wrong)])
 
 
-def _records(log: EventLog, dice: random.Random, stream_id: str, step: int, held: list[NewRecord]) -> list[NewRecord]:
-    """What one step writes."""
+Known = dict[str, tuple[int, dict[str, int]]]
+"""What writers know of a stream: its version, and those of its targets."""
+
+
+def _known(contexts: ContextLog, name: str) -> tuple[int, dict[str, int]]:
+    arbiter = contexts._read(name).fold.arbiter
+    return arbiter.version, dict(arbiter.targets)
+
+
+def _records(
+    log: EventLog, dice: random.Random, stream_id: str, step: int, held: list[NewRecord], known: Known
+) -> list[NewRecord]:
+    """What one step writes; about half of what it expects is so."""
+    version, targets = known.get(stream_id, (0, {}))
     pool = [f"{stream_id} {number}" for number in range(40)]
     event_id = dice.choice(pool) if dice.random() < 0.3 else f"e{step}"
     occurred_at = dice.choice((None, step * 1_000_000, dice.randrange(step * 1_000_000 + 1)))
     fields: dict[str, Any] = {"occurred_at": occurred_at}
     if dice.random() < 0.15:
-        fields["precondition"] = expecting(expected_version=dice.randrange(step // 4 + 1))
+        fields["precondition"] = expecting(expected_version=version + dice.choice((0, 0, 1)))
     key, call = dice.choice("klmn"), dice.choice(pool)
     match dice.choice(("message",) * 4 + ("fact", "fact", "remove", "call", "call", "result", "redact", "group", "group", "bad")):
         case "message":
             text = dice.choice((None, f"{step} \u0130\U0001f600", "1,5"))
             return [raw(log, stream_id, "MessageAppended", event_id, content=text, **fields)]
         case "fact":
-            if dice.random() < 0.3:
-                fields["precondition"] = expecting(expected_target_version=dice.choice((0, step // 5)))
+            if dice.random() < 0.5:
+                expected = targets.get(f"fact:{key}", 0)
+                fields["precondition"] = expecting(expected_target_version=dice.choice((expected, expected, version)))
             return [raw(log, stream_id, "FactSet", event_id, key=key, value=f"[{step}, 1.50]", **fields)]
         case "remove":
             return [raw(log, stream_id, "FactRemoved", event_id, key=key, **fields)]
@@ -328,7 +343,8 @@ def ask(paths: dict[str, Access], questions: Sequence[dict[str, Any]], folder: P
     """What each path says in a process of its own, with another hash seed, zone and locale; two of them at a time."""
     asked = folder / f"questions-{len(questions)}.json"
     asked.write_text(json.dumps(questions), "utf-8")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG", "TZ"))}
+    own = ("PYTHONHASHSEED", "PYTHONUTF8", "PYTHONCOERCECLOCALE", "PYTHONOPTIMIZE", "LC_", "LANG", "TZ")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
 
     def run(path: Access, environment: dict[str, str]) -> list[dict[str, Any]]:
         command = [sys.executable, __file__, str(asked), *map(json.dumps, path)]
