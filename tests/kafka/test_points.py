@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from careless import fill, import_runs
 from ctxlog.log.embedded import EmbeddedLog
 from ctxlog.log.kafka import KafkaLog
 from ctxlog.log.protocol import EventLog
 from ctxlog.replay.copying import copy_log
-from points import check_points, fill, import_runs
+from points import check_points
 
 SEED = 20261126
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from careless import fill, import_runs
 from ctxlog.log.embedded import EmbeddedLog
 from ctxlog.replay.copying import copy_log
-from points import check_points, fill, import_runs
+from points import check_points
 
 SEED = 20261125
 HERE = ("zero", "snapshots", "index", "both", "zero again")
