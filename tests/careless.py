@@ -64,7 +64,8 @@ def fill(log: EventLog, seed: int, steps: int) -> None:
         known = {name: _known(contexts, name) for name in (*STREAMS, *forks[-3:])}
         if dice.random() < 0.3:
             with contexts.decision("next", agent=dice.choice(("planner", "critic"))) as decision:
-                for name in dice.sample(contexts.matching("*"), 3):
+                names = contexts.matching("*")
+                for name in dice.sample(names, min(3, len(names))):
                     with UNREADABLE:
                         decision.read(contexts.context(name), max_messages=dice.choice((1, 5, None)))
                 decision.outcome = step
