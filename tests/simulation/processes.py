@@ -21,6 +21,7 @@ from ctxlog import ContextLog
 from ctxlog.errors import ConflictError
 from ctxlog.importers import import_path, importing
 from ctxlog.model.events import FactSet, MessageAppended
+from ctxlog.model.points import AtVersion
 from ctxlog.replay import replayer
 from ctxlog.replay.replayer import Replayer
 from ctxlog.uuids import uuid7
@@ -239,7 +240,7 @@ def watch(folder: str, names: str, messages: str) -> None:
             heads[stream_id, state.version] = state.chain_head
             streams[stream_id] = state.version
         stream_id, version = random.Random(looks).choice(list(heads))
-        again = (Replayer(log.log) if looks % 2 else kept).replay(stream_id, replayer.AtVersion(version))
+        again = (Replayer(log.log) if looks % 2 else kept).replay(stream_id, AtVersion(version))
         assert again.state.chain_head == heads[stream_id, version]
         looks += 1
     say("looks", looks)
