@@ -75,9 +75,9 @@ def appends(tmp_path_factory):
     made = []
 
     class Telling(CtxlogSaver):
-        def _append(self, thread_id, events, ids):
+        def _append(self, thread, events, ids):
             made.append((events, ids))
-            super()._append(thread_id, events, ids)
+            super()._append(thread, events, ids)
 
     with ContextLog.open(f"embedded:{tmp_path_factory.mktemp('log')}") as log:
         saver, config = Telling(log, agent="bot"), START

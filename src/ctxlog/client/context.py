@@ -223,9 +223,7 @@ class Context(ContextWrites):
 
     def accepted(self) -> Iterator[Accepted]:
         """The accepted events, oldest first, with everything that was appended through this log."""
-        replayer = self._owner.replayer
-        end = max(replayer.end(self.stream_id), self._owner._caught_up(replayer.reader.partition(self.stream_id)))
-        return replayer.accepted(self.stream_id, end)
+        return self._owner.replayer.accepted(self.stream_id, self._owner._end(self.stream_id))
 
     def history(
         self,

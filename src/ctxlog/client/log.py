@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from ctxlog.client.context import Context
 from ctxlog.client.deciding import Decision
@@ -30,7 +30,7 @@ from ctxlog.model.records import MAX_RECORD_BYTES, NewRecord, Position
 from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, TokenCounter, Window
 from ctxlog.model.state import ContextState
 from ctxlog.replay.cuts import Cut, cut_of
-from ctxlog.replay.replayer import Replayer, Seen, StreamCursor
+from ctxlog.replay.replayer import Outcome, Replayer, Seen, StreamCursor
 from ctxlog.replay.snapshots import SnapshotStore
 from ctxlog.replay.summaries import StreamSummary, matching, summarize
 
@@ -38,6 +38,21 @@ T = TypeVar("T")
 
 CURSORS_MAX = 64
 """Streams whose fold a log keeps at hand, so that a read costs what was appended since the last one."""
+
+
+class Follower(Protocol):
+    """Whoever reads a stream on by itself; it is nobody else's while it appends.
+
+    Attributes:
+        cursor: How far it has read.
+    """
+
+    cursor: StreamCursor
+
+    def see(self, outcomes: Sequence[Outcome], version: int) -> None:
+        """Take what a record brought about, as `Replayer.advance` tells it."""
+        ...
+
 
 _NOT_FOUND = "the log took them, and none is found in the stream"
 
@@ -248,12 +263,7 @@ class ContextLog:
 
         What is slow to show is waited for before, so that reads of other streams go on.
         """
-        replayer = self.replayer  # A forked child takes a lock of its own: its parent's may be held for ever.
-        partition = replayer.reader.partition(stream_id)
-        if end is None:
-            end = replayer.end(stream_id)
-            if end < self._written.get(partition, 0):
-                end = self._caught_up(partition)
+        end = self._end(stream_id) if end is None else end
         settled = False
         while True:
             with self._lock:
@@ -274,6 +284,12 @@ class ContextLog:
         if len(self._cursors) > CURSORS_MAX:
             self._cursors.popitem(last=False)
         return cursor
+
+    def _end(self, stream_id: str) -> int:
+        """Where the stream's partition ends, once it shows what was written here. Raises `BelowHorizonError`, `StorageError`."""
+        replayer = self.replayer  # A forked child takes a lock of its own from here on: its parent's may be held for ever.
+        end, partition = replayer.end(stream_id), replayer.reader.partition(stream_id)
+        return end if end >= self._written.get(partition, 0) else self._caught_up(partition)
 
     def _caught_up(self, partition: int) -> int:
         """Wait until the partition shows what was written here; its end then. Raises `StorageError`."""
@@ -299,7 +315,14 @@ class ContextLog:
         return [position for position, _ in placed]
 
     def _append(
-        self, stream_id: str, encoded: Sequence[Encoded], event_ids: Sequence[str], *, conditional: bool, expected: str
+        self,
+        stream_id: str,
+        encoded: Sequence[Encoded],
+        event_ids: Sequence[str],
+        *,
+        conditional: bool,
+        expected: str,
+        follower: Follower | None = None,
     ) -> Committed | Acknowledged:
         partition = self.replayer.reader.partition(stream_id)
         key, publisher = stream_id.encode(), self._publisher
@@ -319,7 +342,7 @@ class ContextLog:
         if not conditional:
             return Acknowledged(positions[0], tuple(event_ids))
         try:
-            done = self._read_back(stream_id, positions, event_ids, expected)
+            done = self._read_back(stream_id, positions, event_ids, expected, follower)
         except (StorageError, LogBusyError) as error:  # The records are in the log; what it decided cannot be read.
             raise self._unknown(stream_id, records, event_ids, conditional, error) from error
         if done is None:
@@ -327,20 +350,25 @@ class ContextLog:
         return done
 
     def _read_back(
-        self, stream_id: str, positions: Sequence[Position], event_ids: Sequence[str], expected: str
+        self, stream_id: str, positions: Sequence[Position], event_ids: Sequence[str], expected: str, follower: Follower | None
     ) -> Committed | None:
         """What the log decided about an append, read from its own records. None: it cannot be seen."""
         (partition, first), last = positions[0], positions[-1].offset
+        end = self._caught_up(partition)
         watch = Watch(event_ids)
-        with self._holding(stream_id, self._caught_up(partition)) as end:
-            cursor = self._cursors.get(stream_id)
-            # Another thread of this process may have read past the records between the append and here.
-            passed = cursor is not None and cursor.next_offset > first
-            if not passed:
-                if cursor is None:
-                    # Not from a snapshot that another process has taken since: it would hide the records to be seen.
-                    self._cursors[stream_id] = self._replayer.open(stream_id, end=first)
-                self._read_on(stream_id, end, watch)
+        if follower is not None:
+            passed = follower.cursor.next_offset > first
+            self._replayer.advance(follower.cursor, end, seen=_both(watch, follower.see))
+        else:
+            with self._holding(stream_id, end) as end:
+                cursor = self._cursors.get(stream_id)
+                # Another thread of this process may have read past the records between the append and here.
+                passed = cursor is not None and cursor.next_offset > first
+                if not passed:
+                    if cursor is None:
+                        # Not from a snapshot that another process has taken since: it would hide the records to be seen.
+                        self._cursors[stream_id] = self._replayer.open(stream_id, end=first)
+                    self._read_on(stream_id, end, watch)
         if passed or watch.repeated:
             # Repeated: the same ids were appended before, and what became of them stands further up.
             watch = Watch(event_ids)
@@ -352,3 +380,11 @@ class ContextLog:
         cursor = self.replayer.open(stream_id, end=0)
         self.replayer.advance(cursor, end, seen=watch)
         return cursor
+
+
+def _both(one: Seen, other: Seen) -> Seen:
+    def seen(outcomes: Sequence[Outcome], version: int) -> None:
+        one(outcomes, version)
+        other(outcomes, version)
+
+    return seen

@@ -19,7 +19,7 @@ from ctxlog.uuids import uuid7
 
 if TYPE_CHECKING:
     from ctxlog.client.headers import Headers
-    from ctxlog.client.log import ContextLog
+    from ctxlog.client.log import ContextLog, Follower
     from ctxlog.model.events import Event
 
 
@@ -45,6 +45,12 @@ class ContextWrites:
             ConflictError: A precondition did not hold; nothing was changed.
             IndeterminateError: The outcome is not known; `ContextLog.resolve` finds out.
         """
+        return self._append(events, options)
+
+    def _append(
+        self, events: Event | Sequence[Event], options: AppendOptions, follower: Follower | None = None
+    ) -> Committed | Acknowledged:
+        """As `append`; a follower reads what has to be read back, so that it is read once."""
         from ctxlog.client.appending import batch_of, expectation, ids_of, metas_of
         from ctxlog.client.headers import trace_headers
 
@@ -58,7 +64,14 @@ class ContextWrites:
         encoded = [self._encoded(event, meta, trace) for event, meta in zip(batch, metas, strict=True)]
         conditional = len(batch) > 1 or any(meta["precondition"] for meta in metas)
         try:
-            done = self._owner._append(self.stream_id, encoded, event_ids, conditional=conditional, expected=expectation(options))
+            done = self._owner._append(
+                self.stream_id,
+                encoded,
+                event_ids,
+                conditional=conditional,
+                expected=expectation(options),
+                follower=follower,
+            )
         except IndeterminateError:
             if decision is not None:
                 decision.after_append(batch)

@@ -28,6 +28,7 @@ class StreamFold:
         effect_offset, effect_time: Record at which the current version took effect, -1 at version 0.
         version, head: Number of applied events, and the chain head there.
         rejected: Number of records rejected so far.
+        evolves: Whether there is a state; without one it is only told what is accepted.
         done: Whether `stop_version` is reached; nothing can be offered any more.
         failure: Why there is no state from some version on; arbitration goes on all the same.
     """
@@ -39,6 +40,7 @@ class StreamFold:
         "done",
         "effect_offset",
         "effect_time",
+        "evolves",
         "evolving",
         "failure",
         "head",
@@ -47,12 +49,15 @@ class StreamFold:
         "version",
     )
 
-    def __init__(self, stream_id: str, *, parent_state: ParentState, stop_version: int | None = None) -> None:
+    def __init__(
+        self, stream_id: str, *, parent_state: ParentState, stop_version: int | None = None, evolves: bool = True
+    ) -> None:
         self.arbiter = Arbiter(stream_id)
         self.version = 0
         self.head = self.arbiter.head
         self.done = stop_version == 0
         self._stop_version = stop_version
+        self.evolves = evolves
         self.evolving = Evolving(stream_id)
         self.offset = -1
         self.effect_offset = -1
@@ -77,7 +82,7 @@ class StreamFold:
         verdict = self.arbiter.offer(event)
         if verdict.accepted:
             for accepted in verdict.accepted:
-                if self.failure is None:
+                if self.failure is None and self.evolves:
                     self._apply(accepted)
                 self.version, self.head = accepted.version, accepted.head
                 if accepted.version == self._stop_version:

@@ -137,6 +137,10 @@ class Replayer:
         cursor.fold.done = cursor.fold.version == stop_version
         return cursor
 
+    def follow(self, stream_id: str) -> StreamCursor:
+        """A cursor at the stream's beginning that shows what is accepted and makes no state, and so no snapshots."""
+        return self._new_cursor(stream_id, None, (), evolves=False)
+
     def advance(
         self,
         cursor: StreamCursor,
@@ -180,7 +184,7 @@ class Replayer:
             if fold.done:
                 return
             due = cursor.events_since >= SNAPSHOT_EVENTS or cursor.bytes_since >= SNAPSHOT_BYTES
-            if due and cursor.bytes_since * SNAPSHOT_SHARE >= cursor.written - SNAPSHOT_FREE_BYTES:
+            if due and fold.evolves and cursor.bytes_since * SNAPSHOT_SHARE >= cursor.written - SNAPSHOT_FREE_BYTES:
                 self._redact(cursor)
                 self._save(cursor, record)
         if self._redact(cursor) and record is not None:
@@ -216,7 +220,9 @@ class Replayer:
             raise LineageError(f"{where}: its chain head there is another than the fork says; no state can be made.")
         return cursor
 
-    def _new_cursor(self, stream_id: str, stop_version: int | None, lineage: tuple[str, ...]) -> StreamCursor:
+    def _new_cursor(
+        self, stream_id: str, stop_version: int | None, lineage: tuple[str, ...], *, evolves: bool = True
+    ) -> StreamCursor:
         ancestors: list[Ancestor] = []
 
         def parent_state(parent: Parent) -> ContextState:
@@ -228,7 +234,8 @@ class Replayer:
                 ancestors[:] = (ancestor, *above.ancestors)
             return state
 
-        return StreamCursor(StreamFold(stream_id, parent_state=parent_state, stop_version=stop_version), ancestors)
+        fold = StreamFold(stream_id, parent_state=parent_state, stop_version=stop_version, evolves=evolves)
+        return StreamCursor(fold, ancestors)
 
     def _hold_again(self, stream_id: str, snapshot: Snapshot) -> bool:
         """Check that the snapshot belongs to this log's records, and read what its open appends hold."""

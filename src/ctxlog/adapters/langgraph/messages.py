@@ -6,6 +6,7 @@ recognise a message costs a comparison, and only a new one is written out.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -34,19 +35,29 @@ _CLASSES: dict[str, type[lc.BaseMessage]] = {
         lc.ToolMessage,
     )
 }
+_KINDS = frozenset(_CLASSES.values())
 _MISSING = object()
+_LEAVES = frozenset((str, bool, int, float, type(None)))
+_STRICT = (
+    ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_TUPLE
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
 
 __all__ = ["DeltaSnapshot", "KeptMessage", "dump_message", "is_message", "is_messages", "load_message", "told_of", "with_id"]
 
 
 def is_message(value: Any) -> bool:
     """Whether a value is a message of a class that is restored by name."""
-    return _CLASSES.get(type(value).__name__) is type(value)
+    return type(value) in _KINDS
 
 
 def is_messages(value: Any) -> bool:
     """Whether a value is a list of such messages, and not empty."""
-    return type(value) is list and bool(value) and all(map(is_message, value))
+    return type(value) is list and bool(value) and _KINDS.issuperset(map(type, value))
 
 
 def dump_message(message: lc.BaseMessage, serde: SerializerProtocol) -> str:
@@ -125,13 +136,13 @@ def with_id(text: str, message_id: str | None) -> str:
 
 
 class _Frozen(NamedTuple):
-    """The members of a message of plain values, which nobody else holds, and their mark."""
+    """The members of a message of plain values, which nobody else holds; packed, those that are objects and lists."""
 
     kind: type[lc.BaseMessage]
     data: Json
     extra: Json | None
     fields_set: frozenset[str]
-    mark: tuple[int, int] | None
+    packed: bytes
 
 
 class KeptMessage:
@@ -141,13 +152,14 @@ class KeptMessage:
         its_id: Its id in LangChain; None where it has none.
     """
 
-    __slots__ = ("_frozen", "_source", "_text", "its_id")
+    __slots__ = ("_frozen", "_live", "_source", "_text", "its_id")
 
     def __init__(self, its_id: str | None, text: str | None, source: tuple[Json, Json, Sequence[Json]] | None = None) -> None:
         self.its_id = its_id
         self._text = text
         self._source = source
         self._frozen: _Frozen | None = None
+        self._live: lc.BaseMessage | None = None  # One that was found to be the same.
 
     def text(self) -> str:
         """Its JSON text. Raises `IntegrityError`."""
@@ -157,8 +169,8 @@ class KeptMessage:
             return json_text(told_of(*self._source))
         if self._frozen is None:
             raise broken("a message")
-        kind, data, extra, *_ = self._frozen
-        return json_text({"class": kind.__name__, "data": _told(data, extra, kind)})
+        frozen = self._frozen
+        return json_text({"class": frozen.kind.__name__, "data": _told(frozen.data, frozen.extra, frozen.kind)})
 
     def restore(self, serde: SerializerProtocol) -> lc.BaseMessage:
         """A message of its own, whatever becomes of those that were given before. Raises `IntegrityError`."""
@@ -170,8 +182,8 @@ class KeptMessage:
         made = frozen.kind.__new__(frozen.kind)
         made.__setstate__(
             {
-                "__dict__": _copied(frozen.data),
-                "__pydantic_extra__": _copied(frozen.extra),
+                "__dict__": frozen.data | ormsgpack.unpackb(frozen.packed),
+                "__pydantic_extra__": _shape(frozen.extra),
                 "__pydantic_fields_set__": set(frozen.fields_set),
                 "__pydantic_private__": None,
             }
@@ -184,11 +196,18 @@ class KeptMessage:
         if not isinstance(stored, dict) or "data" not in stored:
             return
         message = _made(stored, serde)  # Nobody else gets this one.
+        data, extra = message.__dict__, message.__pydantic_extra__
+        nested = {name: value for name, value in data.items() if type(value) not in _LEAVES}
+        packed = _packed(nested)
         try:
-            if message.__pydantic_private__ is None and plain(message.__dict__) and plain(message.model_extra):
-                fields_set = frozenset(message.model_fields_set)
-                data, extra = message.__dict__, message.model_extra
-                self._frozen = _Frozen(type(message), data, extra, fields_set, _mark(data, extra))
+            if (
+                message.__pydantic_private__ is None
+                and packed is not None
+                and ormsgpack.unpackb(packed) == nested  # What comes back as it was is plain.
+                and all(type(value) is not float or math.isfinite(value) for value in data.values())
+                and plain(extra)
+            ):
+                self._frozen = _Frozen(type(message), data, extra, frozenset(message.model_fields_set), packed)
                 self._text = self._source = None
         except RecursionError:
             return
@@ -202,11 +221,18 @@ class KeptMessage:
             text, kept = dump_message(message, serde), self.text()
             # What it is restored as is the same too: an object of a class that may not be made comes back as its data.
             return text == kept or text == dump_message(load_message(kept, serde), serde)
+        data, extra = message.__dict__, message.__pydantic_extra__
+        if message is self._live:  # It may have been changed in its place since.
+            return bool(data == frozen.data and extra == frozen.extra)
         if type(message) is not frozen.kind:
             return False
-        data, extra = message.__dict__, message.__pydantic_extra__
-        mark = _mark(data, extra)
-        return (mark is not None and mark == frozen.mark) or (_alike(data, frozen.data) and _alike(extra, frozen.extra))
+        packed = _packed([data, extra])
+        if packed is None or packed != _packed([frozen.data, frozen.extra]):
+            return _alike(data, frozen.data) and _alike(extra, frozen.extra)
+        # It comes again with the next put. Values are held once, and the same ones are found equal at once.
+        with contextlib.suppress(TypeError):
+            self._frozen, self._live = frozen._replace(data=_shape(data), extra=_shape(extra)), message
+        return True
 
     def settled(self, serde: SerializerProtocol) -> str | None:
         """The text of the message that LangGraph makes of this one; None where it is no chunk. Raises `IntegrityError`."""
@@ -227,21 +253,24 @@ def told_of(event: Json, extra: Json, calls: Sequence[Json]) -> Json:
     return {"class": extra["class"], "data": dict(sorted(data.items()))}
 
 
-def _copied(value: Any) -> Any:
+def _shape(value: Any) -> Any:
+    """Objects and lists made anew, around the same leaves. Raises `TypeError` for what is not plain."""
     kind = type(value)
     if kind is dict:
-        return {name: _copied(item) for name, item in value.items()}
-    return [_copied(item) for item in value] if kind is list else value
+        return {name: item if type(item) in _LEAVES else _shape(item) for name, item in value.items()}
+    if kind is list:
+        return [item if type(item) in _LEAVES else _shape(item) for item in value]
+    if kind not in _LEAVES:
+        raise TypeError
+    return value
 
 
-def _mark(data: Json, extra: Json | None) -> tuple[int, int] | None:
-    """What tells members from others, 1 from True and from 1.0 too: a length and a hash, which differs from process to process.
-    None for what MessagePack cannot carry."""
+def _packed(value: Any) -> bytes | None:
+    """What tells values from others, 1 from True and from 1.0 too; None for what MessagePack cannot carry as it is."""
     try:
-        packed = ormsgpack.packb((data, extra))
+        return ormsgpack.packb(value, option=_STRICT)
     except TypeError:
         return None
-    return len(packed), hash(packed)
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -278,16 +278,19 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
     def _thread(self, thread_id: str) -> Thread:
         """The thread's fold with all that the log holds; the lock is held."""
         stream, replayer, threads = self._stream(thread_id), self._log.replayer, self._held.threads
-        thread = threads.pop(stream, None) or Thread(stream, replayer.open(stream, end=0))
-        end = max(replayer.end(stream), self._log._caught_up(replayer.reader.partition(stream)))
-        replayer.advance(thread.cursor, end, seen=thread.see)
+        thread = threads.pop(stream, None) or Thread(stream, replayer.follow(stream))
+        replayer.advance(thread.cursor, self._log._end(stream), seen=thread.see)
         threads[stream] = thread  # Kept only now: a fold whose reading failed half-way is not used again.
         if len(threads) > THREADS_MAX:
             threads.popitem(last=False)
         return thread
 
-    def _append(self, thread_id: str, events: Sequence[Event], ids: Sequence[str]) -> None:
-        self._log.context(self._stream(thread_id), agent_id=self._agent).append(events, event_ids=ids)
+    def _append(self, thread: Thread, events: Sequence[Event], ids: Sequence[str]) -> None:
+        """Append to a thread that was just read; the lock is held."""
+        threads = self._held.threads
+        threads.pop(thread.stream_id, None)
+        self._log.context(thread.stream_id, agent_id=self._agent)._append(events, {"event_ids": ids}, thread)
+        threads[thread.stream_id] = thread  # As after reading.
 
     def _put(
         self, thread_id: str, ns: str, parent: str | None, checkpoint: Checkpoint, metadata: Any, new_versions: ChannelVersions
@@ -306,7 +309,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             events, ids = checkpoint_events(thread, self.serde, head, checkpoint["channel_values"], new_versions)
             there = thread.shown.get((ns, checkpoint["id"]))
             if there is None or not self._same(thread, there.data, head, checkpoint, new_versions):
-                self._append(thread_id, events, ids)
+                self._append(thread, events, ids)
 
     def _same(self, thread: Thread, there: Json, head: Json, checkpoint: Checkpoint, new_versions: ChannelVersions) -> bool:
         """Whether a checkpoint that is there says what is put."""
@@ -342,7 +345,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             if new:
                 head = {"ns": key[0], "id": key[1], "task": task_id, "path": task_path}
                 prior = [there.get((task_id, at)) for at, _, _ in items]
-                self._append(thread_id, *writes_events(thread, self.serde, head, new, prior))
+                self._append(thread, *writes_events(thread, self.serde, head, new, prior))
 
     def _is_new(self, old: Json | None, item: tuple[int, str, Any]) -> bool:
         """Whether what a task wrote is to be kept. The first write in a place stays, but errors and interrupts are replaced."""
@@ -356,7 +359,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             if chosen:
                 events = extension(HIDDEN, {"checkpoints": chosen, "forget": forget})
                 seed = seed_of(thread.stream_id, thread.epoch, chosen, forget)
-                self._append(thread_id, events, [id_of(seed, index) for index in range(len(events))])
+                self._append(thread, events, [id_of(seed, index) for index in range(len(events))])
 
     def _tuple(self, thread: Thread, thread_id: str, key: Key) -> CheckpointTuple:
         saved = thread.checkpoints[key]
