@@ -42,11 +42,12 @@ class Gated(Wrapped):
     def __init__(self) -> None:
         super().__init__(MemoryLog())
         self.begun, self.gate = threading.Event(), threading.Event()
-        self.waiting = 0
+        self.waiting, self._counting = 0, threading.Lock()
 
     def append(self, records: Sequence[NewRecord]) -> list[Placed]:
         if any((record.key or b"").startswith(b"slow/") for record in records):
-            self.waiting += 1
+            with self._counting:
+                self.waiting += 1
             self.begun.set()
             assert self.gate.wait(30), "nobody opened the gate"
         return super().append(records)

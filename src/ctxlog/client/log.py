@@ -339,6 +339,7 @@ class ContextLog:
             positions = self._send(records)
         except OutcomeUnknownError as error:
             raise self._unknown(stream_id, records, event_ids, conditional, error) from error
+        self._replayer.reader.passed(positions)
         if not conditional:
             return Acknowledged(positions[0], tuple(event_ids))
         try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ctxlog.codec.control import Control
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.core.partitioner import partition_of
 from ctxlog.errors import BelowHorizonError, GenesisError
 from ctxlog.log.protocol import EventLog
-from ctxlog.model.records import CONTROL_KEY, EventRecord, Record, Rejected
+from ctxlog.model.records import CONTROL_KEY, EventRecord, Position, Record, Rejected
 
 LOOK_RECORDS = 64
 """Offsets that the first look for a late record takes; each further one takes twice as many."""
@@ -62,6 +62,14 @@ class LogReader:
                     context.take(record)
                 context.next_offset = max(context.next_offset, end)
         return context
+
+    def passed(self, positions: Sequence[Position]) -> None:
+        """Told where events were appended in a partition, so that control records are not looked for there."""
+        (partition, first), end = positions[0], positions[-1].offset + 1
+        context = self._contexts[partition]
+        with self._lock:
+            if context.next_offset == first and end - first == len(positions):
+                context.next_offset = end
 
     def known(self, partition: int) -> PartitionContext:
         """The control state of a partition as far as it was taken, without looking at the log."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 from langchain_core import messages as lc
@@ -132,6 +132,22 @@ def _before(thread: Thread, ns: str, parent: str | None, channel: str, own: str)
     return None, written
 
 
+class _Added(NamedTuple):
+    """A message that a list adds: as text, or as the one in the log that it is."""
+
+    message: lc.BaseMessage
+    text: str
+    same: str | None
+
+    @classmethod
+    def of(cls, thread: Thread, serde: SerializerProtocol, message: lc.BaseMessage) -> _Added:
+        """How a message stands to those that are in the log and have its id."""
+        same = None if message.id is None else thread.by_id.get(message.id)
+        if same is not None and thread.messages[same].is_same(message, serde):
+            return cls(message, "", same)
+        return cls(message, dump_message(message, serde), None)
+
+
 class _Change:
     """What a list of messages adds to a beginning of another one."""
 
@@ -156,8 +172,7 @@ class _Change:
             keep += 1
         self.base = checkpoint_id if keep else None
         self.keep = keep
-        self.messages = messages[keep:]
-        self.texts = [dump_message(message, serde) for message in self.messages]
+        self.added = [_Added.of(thread, serde, message) for message in messages[keep:]]
         self.delta = delta
         self.show = show
         # Moved, or written by a task: no second event. Messages that have ids are known by them.
@@ -167,8 +182,8 @@ class _Change:
                 self._known.setdefault(kept.settled(serde) or kept.text(), []).append(message_id)
 
     def known(self, text: str) -> str | None:
-        """A message of this text that is in the log and not used yet; it is now."""
-        found = self._known.get(text)
+        """A message that is in the log without an id and says what this text says, and is not used yet; it is now."""
+        found = self._known.get(with_id(text, None)) if self._known else None
         return found.pop(0) if found else None
 
 
@@ -178,7 +193,10 @@ class _Batch:
     def __init__(self, thread: Thread, serde: SerializerProtocol, said: list[Any], lists: Mapping[Any, _Change]) -> None:
         self._thread, self._serde = thread, serde
         self._calls = dict(thread.open_calls)
-        steps = {str(place): [change.base, change.keep, change.texts] for place, change in lists.items()}
+        steps = {
+            str(place): [change.base, change.keep, [added.same or added.text for added in change.added]]
+            for place, change in lists.items()
+        }
         self._seed = seed_of(thread.stream_id, thread.epoch, *said, steps, sorted(self._calls.items()))
         self._events: list[Event] = []
         self._ids: list[str] = []
@@ -204,31 +222,28 @@ class _Batch:
     def told(self, change: _Change, at: int = 0) -> Json:
         """A list as what it adds, by ids of messages."""
         add = []
-        for message, text in zip(change.messages, change.texts, strict=True):
-            message_id = self._known(change, message, text)
+        for added in change.added:
+            message_id = added.same or self._known(change, added)
             if message_id is None and change.show:
-                message_id = self._message(message, text)
+                message_id = self._message(added.message, added.text)
             elif message_id is None:
-                message_id = self._beside(text)
+                message_id = self._beside(added.text)
                 self.unseen.setdefault(at, []).append(message_id)
             add.append(message_id)
         told = {"list": {"base": change.base, "keep": change.keep, "add": add}}
         return {**told, "delta": True} if change.delta else told
 
-    def _known(self, change: _Change, message: lc.BaseMessage, text: str) -> str | None:
-        """The id of a message that is in the log already, as it is or as a chunk of which LangGraph made it."""
-        kept = self._thread.messages
-        bare = with_id(text, None)
-        if message.id is not None and (same := self._thread.by_id.get(message.id)) is not None:
-            if kept[same].is_same(message, self._serde):
-                return same
-            if kept[same].settled(self._serde) == text:
-                return self._beside(text)
-        if (written := change.known(bare)) is None:
+    def _known(self, change: _Change, added: _Added) -> str | None:
+        """The id of a message that is in the log already as a chunk of which LangGraph made it, or before it was given an id."""
+        kept, its_id = self._thread.messages, added.message.id
+        same = None if its_id is None else self._thread.by_id.get(its_id)
+        if same is not None and kept[same].settled(self._serde) == added.text:
+            return self._beside(added.text)
+        if (written := change.known(added.text)) is None:
             return None
-        if kept[written].text() != bare:
-            return self._beside(text)
-        return written if message.id is None else self._beside({"of": written, "id": message.id})
+        if kept[written].text() != with_id(added.text, None):
+            return self._beside(added.text)
+        return written if its_id is None else self._beside({"of": written, "id": its_id})
 
     def _beside(self, extra: Json | str) -> str:
         """Keep a message without an event; its id."""

@@ -53,7 +53,7 @@ class Connections:
         with self._gate:
             while self._forking:
                 self._gate.wait()
-            self._check_open()
+            self.check_open()
             generation = self._generation
             self._reading += 1
             connection = self._idle.pop() if self._idle else None
@@ -82,7 +82,7 @@ class Connections:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The connection for writing, with no transaction open. One thread at a time. Raises `LogClosedError`."""
         with self._write_lock:
-            self._check_open()
+            self.check_open()
             if self._writer is None:
                 self._writer = self._connect()
             if self._writer.in_transaction:
@@ -95,7 +95,8 @@ class Connections:
             self._closed = True
             self._drop()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises `LogClosedError` after `close`."""
         if self._closed:
             raise LogClosedError(self._said)
 

@@ -62,6 +62,7 @@ class EmbeddedLog:
             file.create(self._file, partitions)
         self.log_id, self.partitions = file.check(self._file)
         self._identity = self._file_identity()
+        self._taken = [0] * self.partitions  # Where each partition ended after the last append of this process.
         closed = f"{self.folder}: the log was closed; nothing was read or appended. Open it again."
         self._connections = Connections(partial(file.connect, self._file), closed)
 
@@ -82,6 +83,8 @@ class EmbeddedLog:
                 connection.execute("COMMIT")
             except sqlite3.Error as error:
                 raise OutcomeUnknownError(f"{self.folder}: the commit failed: {error}") from error
+            for (partition, offset), _ in placed:
+                self._taken[partition] = offset + 1
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 if connection.in_transaction:
@@ -231,6 +234,10 @@ class EmbeddedLog:
 
     def wait(self, partition: int, end: int, timeout_seconds: float) -> int:
         """See `EventLog.wait`."""
+        if self._taken[partition] > end:
+            self._connections.check_open()
+            self._check_identity("nothing was read")
+            return self._taken[partition]
         deadline = time.monotonic() + timeout_seconds
         while True:
             found = self.bounds(partition).end
