@@ -97,3 +97,27 @@ def test_a_message_whose_artifact_comes_back_as_its_data_is_told_once(log, artif
         config = put(cold(log), config, step, [*held[step % 2 :], HumanMessage(f"more {step}", id=f"m{step}")])
         assert cold(log).get_tuple(config).checkpoint["channel_values"]["messages"][:-1] == held[step % 2 :]
     assert shown(log) == ["hi", "sent", "more 2", "more 3", "more 4"]
+
+
+CHANGES = {
+    "content": lambda message: setattr(message, "content", message.content + "!"),
+    "a member of a member": lambda message: message.additional_kwargs["extra"].append(message.additional_kwargs["extra"][-1] + 1),
+    "a member that is new": lambda message: message.response_metadata.update({str(len(message.response_metadata)): None}),
+    "id": lambda message: setattr(message, "id", f"{message.id}'"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_message_that_is_changed_in_its_place_is_restored_as_each_put_had_it(log, change):
+    """The saver has seen the same object before, and found it to be what the log has."""
+    saver, message = cold(log), AIMessage("yes", id="m1", additional_kwargs={"extra": [1]})
+    said, config, had = [message, HumanMessage("so", id="m2")], START, []
+    for step in range(1, 7):
+        if step in (3, 4, 6):
+            CHANGES[change](message)
+        config = put(saver, config, step, said)
+        had.append((config, [item.model_copy(deep=True) for item in said]))
+    for reader in (saver, cold(log)):
+        assert [reader.get_tuple(config).checkpoint["channel_values"]["messages"] for config, _ in had] == [
+            held for _, held in had
+        ]

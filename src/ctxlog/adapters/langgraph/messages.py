@@ -37,6 +37,7 @@ _CLASSES: dict[str, type[lc.BaseMessage]] = {
 }
 _KINDS = frozenset(_CLASSES.values())
 _MISSING = object()
+_fill = object.__setattr__
 _LEAVES = frozenset((str, bool, int, float, type(None)))
 _STRICT = (
     ormsgpack.OPT_PASSTHROUGH_SUBCLASS
@@ -180,14 +181,11 @@ class KeptMessage:
         if frozen is None:
             return load_message(self.text(), serde)
         made = frozen.kind.__new__(frozen.kind)
-        made.__setstate__(
-            {
-                "__dict__": frozen.data | ormsgpack.unpackb(frozen.packed),
-                "__pydantic_extra__": _shape(frozen.extra),
-                "__pydantic_fields_set__": set(frozen.fields_set),
-                "__pydantic_private__": None,
-            }
-        )
+        # As pydantic's own `model_construct` fills one; its `__setstate__` takes half as long again as all of this.
+        _fill(made, "__dict__", frozen.data | ormsgpack.unpackb(frozen.packed))
+        _fill(made, "__pydantic_extra__", _shape(frozen.extra))
+        _fill(made, "__pydantic_fields_set__", set(frozen.fields_set))
+        _fill(made, "__pydantic_private__", None)
         return made
 
     def _freeze(self, serde: SerializerProtocol) -> None:
