@@ -71,7 +71,8 @@ def test_the_same_put_again_changes_nothing(log):
         source = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
         if found.parent_config:
             source["configurable"]["checkpoint_id"] = found.parent_config["configurable"]["checkpoint_id"]
-        brought = saver._thread("t").checkpoints[("", found.checkpoint["id"])].data["values"]
+        with saver._reading("t") as held:
+            brought = held.checkpoints[("", found.checkpoint["id"])].data["values"]
         new = {channel: found.checkpoint["channel_versions"][channel] for channel in brought}
         for again in (saver, cold(log)):
             again.put(source, found.checkpoint, found.metadata, new)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
@@ -27,7 +28,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, broken, dump, load
-from ctxlog.adapters.langgraph.held import THREADS_MAX, HeldThreads
+from ctxlog.adapters.langgraph.held import HeldThreads
 from ctxlog.adapters.langgraph.messages import DeltaSnapshot, is_messages
 from ctxlog.adapters.langgraph.putting import checkpoint_events, extension, id_of, seed_of, writes_events
 from ctxlog.adapters.langgraph.thread import HIDDEN, Key, Saved, Thread
@@ -53,15 +54,14 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         super().__init__(serde=serde or SafeSerializer())
         self._log = log
         self._agent = check_agent_id(agent)
-        self._held = HeldThreads()
+        self._held = HeldThreads(log)
 
     # Reading
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the newest of its thread and namespace; None where there is none."""
         thread_id, ns = _place(config)
-        with self._held.lock:
-            thread = self._thread(thread_id)
+        with self._reading(thread_id) as thread:
             checkpoint_id = get_checkpoint_id(config) or max((item for space, item in thread.shown if space == ns), default="")
             return self._tuple(thread, thread_id, (ns, checkpoint_id)) if (ns, checkpoint_id) in thread.shown else None
 
@@ -79,8 +79,8 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         below = get_checkpoint_id(before) if before else None
         left = limit
         for thread_id in [config["configurable"]["thread_id"]] if config else self._thread_ids():
-            with self._held.lock:
-                keys = sorted(self._thread(thread_id).shown, key=lambda key: key[1], reverse=True)
+            with self._reading(thread_id) as thread:
+                keys = sorted(thread.shown, key=lambda key: key[1], reverse=True)
             for key in keys:
                 if left is not None and left <= 0:
                     return
@@ -88,8 +88,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
                     continue
                 if below and key[1] >= below:
                     continue
-                with self._held.lock:
-                    thread = self._thread(thread_id)
+                with self._reading(thread_id) as thread:
                     if key not in thread.shown:
                         continue
                     metadata = self._metadata(thread.shown[key])
@@ -102,8 +101,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
     def get_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
         """The writes of each channel since the nearest ancestor that holds its value, and that value; pruned ancestors count."""
         thread_id, ns = _place(config)
-        with self._held.lock:
-            thread = self._thread(thread_id)
+        with self._reading(thread_id) as thread:
             checkpoint_id = get_checkpoint_id(config) or max((item for space, item in thread.shown if space == ns), default="")
             found: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
             open_channels = set(channels)
@@ -151,9 +149,8 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Hide the checkpoints that these runs made, in every thread of the agent."""
         for thread_id in self._thread_ids():
-            with self._held.lock:
-                shown = self._thread(thread_id).shown
-                keys = [key for key, saved in shown.items() if self._metadata(saved).get("run_id") in run_ids]
+            with self._reading(thread_id) as thread:
+                keys = [key for key, saved in thread.shown.items() if self._metadata(saved).get("run_id") in run_ids]
             self._hide(thread_id, keys)
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
@@ -164,8 +161,8 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             if strategy == "delete":
                 self.delete_thread(thread_id)
                 continue
-            with self._held.lock:
-                keys = list(self._thread(thread_id).shown)
+            with self._reading(thread_id) as thread:
+                keys = list(thread.shown)
             newest = {ns: max(item for space, item in keys if space == ns) for ns, _ in keys}
             self._hide(thread_id, [key for key in keys if newest[key[0]] != key[1]])
 
@@ -174,18 +171,18 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
 
         Hidden checkpoints that others are built on come along, and are hidden there too.
         """
-        with self._held.lock:
-            source = self._thread(source_thread_id)
+        with self._reading(source_thread_id) as source:
             keys = sorted(source.needed(), key=lambda key: key[1])
             hidden = [key for key in keys if key not in source.shown]
         for key in keys:
-            with self._held.lock:
-                source, target = self._thread(source_thread_id), self._thread(target_thread_id)
+            with self._reading(source_thread_id) as source:
                 if key not in source.checkpoints:
                     continue
+                found, saved = self._tuple(source, source_thread_id, key), source.checkpoints[key]
+                writes = [(write, self._written(source, key[0], write)) for write in source.ordered(key)]
+            versions = found.checkpoint["channel_versions"]
+            with self._reading(target_thread_id) as target:
                 there = key in target.shown or (key in hidden and key in target.checkpoints)
-                found, writes, saved = self._tuple(source, source_thread_id, key), source.ordered(key), source.checkpoints[key]
-                versions = found.checkpoint["channel_versions"]
                 kept = target.sources(key[0], saved.parent, versions)
             if not there:
                 new = {
@@ -194,13 +191,11 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
                     if kept.get(channel) != brought
                 }
                 self._put(target_thread_id, key[0], saved.parent, found.checkpoint, found.metadata, new)
-            for write in writes:
-                with self._held.lock:
-                    item = write["at"], write["channel"], self._written(self._thread(source_thread_id), key[0], write)
+            for write, value in writes:
+                item = write["at"], write["channel"], value
                 self._put_writes(target_thread_id, key, [item], write["task"], write["path"])
-        with self._held.lock:
-            shown = self._thread(target_thread_id).shown
-            left = [key for key in hidden if key in shown]
+        with self._reading(target_thread_id) as target:
+            left = [key for key in hidden if key in target.shown]
         if left:
             self._hide(target_thread_id, left)
 
@@ -275,22 +270,13 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         names = (name.partition("/")[2] for name in self._log.matching("*") if name.startswith(f"{self._agent}/"))
         return ["" if name == "%" else unquote(name, errors="surrogatepass") for name in names]
 
-    def _thread(self, thread_id: str) -> Thread:
-        """The thread's fold with all that the log holds; the lock is held."""
-        stream, replayer, threads = self._stream(thread_id), self._log.replayer, self._held.threads
-        thread = threads.pop(stream, None) or Thread(stream, replayer.follow(stream))
-        replayer.advance(thread.cursor, self._log._end(stream), seen=thread.see)
-        threads[stream] = thread  # Kept only now: a fold whose reading failed half-way is not used again.
-        if len(threads) > THREADS_MAX:
-            threads.popitem(last=False)
-        return thread
+    def _reading(self, thread_id: str) -> AbstractContextManager[Thread]:
+        """The thread's fold with all that the log holds, nobody else's meanwhile."""
+        return self._held.reading(self._stream(thread_id))
 
     def _append(self, thread: Thread, events: Sequence[Event], ids: Sequence[str]) -> None:
-        """Append to a thread that was just read; the lock is held."""
-        threads = self._held.threads
-        threads.pop(thread.stream_id, None)
-        self._log.context(thread.stream_id, agent_id=self._agent)._append(events, {"event_ids": ids}, thread)
-        threads[thread.stream_id] = thread  # As after reading.
+        """Append to a thread that is being read."""
+        self._held.append(thread, self._agent, events, ids)
 
     def _put(
         self, thread_id: str, ns: str, parent: str | None, checkpoint: Checkpoint, metadata: Any, new_versions: ChannelVersions
@@ -304,8 +290,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
             "checkpoint": dump(rest, self.serde),
             "metadata": dump(dict(metadata), self.serde),
         }
-        with self._held.lock:
-            thread = self._thread(thread_id)
+        with self._reading(thread_id) as thread:
             events, ids = checkpoint_events(thread, self.serde, head, checkpoint["channel_values"], new_versions)
             there = thread.shown.get((ns, checkpoint["id"]))
             if there is None or not self._same(thread, there.data, head, checkpoint, new_versions):
@@ -338,8 +323,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         )
 
     def _put_writes(self, thread_id: str, key: Key, items: Sequence[tuple[int, str, Any]], task_id: str, task_path: str) -> None:
-        with self._held.lock:
-            thread = self._thread(thread_id)
+        with self._reading(thread_id) as thread:
             there = thread.writes.get(key, {})
             new = [item for item in items if self._is_new(there.get((task_id, item[0])), item)]
             if new:
@@ -353,8 +337,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         return old is None or (at < 0 and (old["channel"], old["value"]) != (channel, dump(value, self.serde)))
 
     def _hide(self, thread_id: str, keys: Sequence[Key] | None, *, forget: bool = False) -> None:
-        with self._held.lock:
-            thread = self._thread(thread_id)
+        with self._reading(thread_id) as thread:
             chosen = sorted({*thread.checkpoints, *thread.writes} if keys is None else keys)
             if chosen:
                 events = extension(HIDDEN, {"checkpoints": chosen, "forget": forget})
