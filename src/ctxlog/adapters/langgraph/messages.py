@@ -35,6 +35,9 @@ _CLASSES: dict[str, type[lc.BaseMessage]] = {
         lc.ToolMessage,
     )
 }
+REDACTED = "[redacted]"
+"""What a message says whose text was taken out of the context: providers refuse a message that says nothing."""
+
 _KINDS = frozenset(_CLASSES.values())
 _MISSING = object()
 _fill = object.__setattr__
@@ -151,9 +154,10 @@ class KeptMessage:
 
     Attributes:
         its_id: Its id in LangChain; None where it has none.
+        redacted: Whether its text was taken out of the context. It is then restored without it, and known by both.
     """
 
-    __slots__ = ("_frozen", "_live", "_source", "_text", "its_id")
+    __slots__ = ("_frozen", "_live", "_source", "_text", "its_id", "redacted")
 
     def __init__(self, its_id: str | None, text: str | None, source: tuple[Json, Json, Sequence[Json]] | None = None) -> None:
         self.its_id = its_id
@@ -161,6 +165,7 @@ class KeptMessage:
         self._source = source
         self._frozen: _Frozen | None = None
         self._live: lc.BaseMessage | None = None  # One that was found to be the same.
+        self.redacted = False
 
     def text(self) -> str:
         """Its JSON text. Raises `IntegrityError`."""
@@ -175,6 +180,10 @@ class KeptMessage:
 
     def restore(self, serde: SerializerProtocol) -> lc.BaseMessage:
         """A message of its own, whatever becomes of those that were given before. Raises `IntegrityError`."""
+        made = self._restore(serde)
+        return _without_text(made) if self.redacted else made
+
+    def _restore(self, serde: SerializerProtocol) -> lc.BaseMessage:
         if self._frozen is None:
             self._freeze(serde)
         frozen = self._frozen
@@ -212,6 +221,9 @@ class KeptMessage:
 
     def is_same(self, message: lc.BaseMessage, serde: SerializerProtocol) -> bool:
         """Whether a message is this one. Raises `IntegrityError`."""
+        return self._is(message, serde) or (self.redacted and bool(self.restore(serde) == message))
+
+    def _is(self, message: lc.BaseMessage, serde: SerializerProtocol) -> bool:
         if self._frozen is None:
             self._freeze(serde)
         frozen = self._frozen
@@ -234,10 +246,19 @@ class KeptMessage:
 
     def settled(self, serde: SerializerProtocol) -> str | None:
         """The text of the message that LangGraph makes of this one; None where it is no chunk. Raises `IntegrityError`."""
-        message = self.restore(serde)
+        message = self._restore(serde)
         if not isinstance(message, lc.AIMessageChunk):
             return None
         return dump_message(lc.message_chunk_to_message(message), serde)
+
+
+def _without_text(message: lc.BaseMessage) -> lc.BaseMessage:
+    """A message that keeps its place: its kind, ids and calls, and nothing else that its author or a provider wrote."""
+    kept: dict[str, Any] = {"content": REDACTED}
+    for name in ("name", "id", "tool_call_id", "status", "role", "tool_calls"):
+        if name in type(message).model_fields:
+            kept[name] = getattr(message, name)
+    return type(message)(**kept)
 
 
 def told_of(event: Json, extra: Json, calls: Sequence[Json]) -> Json:

@@ -211,8 +211,8 @@ class _Batch:
     def show(self, held: Iterable[str]) -> None:
         """Show messages that are in the log and held."""
         for message_id in held:
-            kept = self._thread.messages[message_id]
-            self._message(kept.restore(self._serde), kept.text())
+            message = self._thread.messages[message_id].restore(self._serde)
+            self._message(message, dump_message(message, self._serde))
 
     def ended(self, name: str, data: Json) -> tuple[list[Event], list[str]]:
         """All events, with the extension that tells what they are, and their ids."""

@@ -84,6 +84,8 @@ class Thread:
                 self._calls.setdefault(payload["message_id"] or "", []).append(payload)
                 if payload["source_id"]:
                     self.open_calls[payload["source_id"]] = payload["call_id"]
+            case "ctxlog.MessageRedacted":
+                self._redact(payload["message_id"])
             case "ctxlog.ExtensionRecorded" if payload["name"] == PART:
                 self._parts.append(payload["data"])
             case "ctxlog.ExtensionRecorded" if payload["name"] in (CHECKPOINT, WRITES, HIDDEN):
@@ -143,6 +145,15 @@ class Thread:
         self.messages[message_id] = kept
         if seen and isinstance(kept.its_id, str):
             self.by_id[kept.its_id] = message_id
+
+    def _redact(self, message_id: str) -> None:
+        """Redact a message wherever it is kept: as a task wrote it, and as LangGraph gave it an id."""
+        if (told := self.messages.get(message_id)) is None:
+            return
+        text = with_id(told.text(), None)
+        for kept in self.messages.values():
+            if kept.its_id in (None, told.its_id) or told.its_id is None:
+                kept.redacted |= with_id(kept.text(), None) == text
 
     def _checkpoint(self, key: Key, data: Json) -> None:
         ns, checkpoint_id = key
