@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from ctxlog.adapters.langgraph.thread import Thread
 from ctxlog.client.log import ContextLog
 from ctxlog.model.events import Event
+from ctxlog.replay.collecting import uncollected
 
 THREADS_MAX = 64
 """Threads whose fold a saver keeps at hand; any other is read from the log again."""
@@ -40,8 +41,13 @@ class HeldThreads:
         with self._guard:
             lock = self._locks.setdefault(stream_id, threading.RLock())
         with lock:
-            thread = self._taken(stream_id) or Thread(stream_id, self._log.replayer.follow(stream_id))
-            self._log.replayer.advance(thread.cursor, self._log._end(stream_id), seen=thread.see)
+            thread = self._taken(stream_id)
+            if thread is None:
+                thread = Thread(stream_id, self._log.replayer.follow(stream_id))
+                with uncollected():
+                    self._log.replayer.advance(thread.cursor, self._log._end(stream_id), seen=thread.see)
+            else:
+                self._log.replayer.advance(thread.cursor, self._log._end(stream_id), seen=thread.see)
             self._keep(thread)
             yield thread
 

@@ -37,6 +37,7 @@ from ctxlog.errors import InvalidInputError
 from ctxlog.model.events import Event
 from ctxlog.model.ids import check_agent_id
 from ctxlog.model.jsontext import json_text
+from ctxlog.replay.collecting import uncollected
 
 _KEPT = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
@@ -385,7 +386,8 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
         return found[0] if write.get("one") else found
 
     def _restored(self, thread: Thread, message_ids: Sequence[str]) -> Any:
-        return [thread.messages[message_id].restore(self.serde) for message_id in message_ids]
+        with uncollected():
+            return [thread.messages[message_id].restore(self.serde) for message_id in message_ids]
 
 
 def _place(config: RunnableConfig) -> tuple[str, str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from ctxlog.adapters.langgraph.encoding import Json, broken
 
+_TEXT = frozenset((str,))
+
 
 def check_hidden(data: Any) -> None:
     """Raises `IntegrityError` where data of `langgraph.Hidden` is something else."""
@@ -60,11 +62,11 @@ def _all(holds: bool) -> None:
 
 
 def _has(data: Any, *names: str) -> bool:
-    return isinstance(data, dict) and all(isinstance(data.get(name), str) for name in names)
+    return isinstance(data, dict) and _TEXT.issuperset(map(type, map(data.get, names)))
 
 
 def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and _TEXT.issuperset(map(type, value))
 
 
 def _pairs(value: Any) -> bool:
