@@ -1,14 +1,43 @@
 """A message that was redacted: what a graph gets to see of it, and that nothing says it again."""
 
+from typing import Annotated, TypedDict
+
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage, message_chunk_to_message
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    ToolMessage,
+    convert_to_messages,
+    message_chunk_to_message,
+)
+from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.graph import END, MessagesState, StateGraph
+from langgraph.graph import START as START_NODE
+from langgraph.types import Send
 
 from ctxlog import ContextLog
 from ctxlog.adapters.langgraph import CtxlogSaver
 from langgraph_graphs import agent, asked, thread
 
 START = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+
+
+def talked(messages, writes):
+    """What the delta channel holds after some writes."""
+    return [
+        *messages,
+        *(message for write in writes for message in convert_to_messages(write if isinstance(write, list) else [write])),
+    ]
+
+
+class Talk(TypedDict):
+    """A state with a delta channel."""
+
+    messages: Annotated[list, DeltaChannel(talked)]
+
+
 SECRET = "4111 1111 1111 1111"
 
 
@@ -122,6 +151,68 @@ def test_what_a_task_wrote_and_was_given_an_id_is_redacted_as_both(log):
     for reader in (saver, cold(log)):
         assert SECRET not in repr(reader.get_tuple(first).pending_writes)
         assert SECRET not in repr(reader.get_tuple(second).checkpoint["channel_values"])
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_of_messages_that_say_the_same_one_is_redacted(log, which):
+    """Two were written by a task, without an id, which LangGraph gave them later."""
+    saver, said = cold(log), [HumanMessage("q", id="h0")]
+    config = put(saver, START, 1, list(said))
+    for number in range(2):
+        saver.put_writes(config, [("messages", [AIMessage("ok")])], "task")
+        said += [AIMessage("ok", id=f"a{number}"), HumanMessage("q", id=f"h{number + 1}")]
+        config = put(saver, config, 2 * number + 2, said[:-1])
+        config = put(saver, config, 2 * number + 3, list(said))
+    config = put(saver, config, 6, [*said, AIMessage("ok", id="a2")])
+    context = log.context("bot/t")
+    context.redact_message([message for message in context.state.messages if message.content == "ok"][which].id)
+    for reader in (saver, cold(log)):
+        restored = reader.get_tuple(config).checkpoint["channel_values"]["messages"]
+        told = [message.content for message in restored if message.type == "ai"]
+        assert told == ["[redacted]" if number == which else "ok" for number in range(3)]
+
+
+INPUTS = {
+    "pair": ("user", SECRET),
+    "dictionary": {"role": "user", "content": SECRET},
+    "message": HumanMessage(SECRET),
+    "message with an id": HumanMessage(SECRET, id="h1"),
+    "text": SECRET,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"), [*(("messages", how) for how in INPUTS), ("delta", "message"), ("delta", "message with an id")]
+)
+def test_a_redacted_input_does_not_come_back_by_time_travel(log, kind, how):
+    """The input stands in a channel of its own too, and what is sent to a node in another one."""
+    heard = []
+
+    def node(state):
+        heard.append([message.content for message in state["messages"]])
+        return {"messages": [AIMessage("bye")]}
+
+    def graph(saver):
+        state = MessagesState if kind == "messages" else Talk
+        built = StateGraph(state)
+        built.add_node("first", lambda state: {"messages": [AIMessage("wait")]})
+        built.add_node("say", node)
+        built.add_edge(START_NODE, "first")
+        built.add_conditional_edges("first", lambda state: [Send("say", {"messages": list(state["messages"])})], ["say"])
+        built.add_edge("say", END)
+        return built.compile(checkpointer=saver)
+
+    given = INPUTS[how] if how == "text" else [INPUTS[how]]
+    graph(cold(log)).invoke({"messages": given}, thread("t"))
+    context = log.context("bot/t")
+    context.redact_message(next(message.id for message in context.state.messages if message.content == SECRET))
+    times = said(log)
+    for found in list(graph(cold(log)).get_state_history(thread("t"))):
+        assert SECRET not in repr(cold(log).get_tuple(found.config))
+        graph(cold(log)).invoke(None, found.config)
+    assert said(log) == times
+    assert len(heard) > 1
+    assert all(SECRET not in text for texts in heard[1:] for text in texts)
 
 
 def test_another_message_that_says_the_same_stays(log):

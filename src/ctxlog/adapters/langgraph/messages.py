@@ -19,6 +19,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import _DeltaSnapshot as DeltaSnapshot
 
 from ctxlog.adapters.langgraph.encoding import Json, broken, dump, load, plain
+from ctxlog.adapters.langgraph.redacting import without_text
 from ctxlog.errors import IntegrityError
 from ctxlog.model.jsontext import json_text
 
@@ -35,9 +36,6 @@ _CLASSES: dict[str, type[lc.BaseMessage]] = {
         lc.ToolMessage,
     )
 }
-REDACTED = "[redacted]"
-"""What a message says whose text was taken out of the context: providers refuse a message that says nothing."""
-
 _KINDS = frozenset(_CLASSES.values())
 _MISSING = object()
 _fill = object.__setattr__
@@ -181,7 +179,7 @@ class KeptMessage:
     def restore(self, serde: SerializerProtocol) -> lc.BaseMessage:
         """A message of its own, whatever becomes of those that were given before. Raises `IntegrityError`."""
         made = self._restore(serde)
-        return _without_text(made) if self.redacted else made
+        return without_text(made) if self.redacted else made
 
     def _restore(self, serde: SerializerProtocol) -> lc.BaseMessage:
         if self._frozen is None:
@@ -250,15 +248,6 @@ class KeptMessage:
         if not isinstance(message, lc.AIMessageChunk):
             return None
         return dump_message(lc.message_chunk_to_message(message), serde)
-
-
-def _without_text(message: lc.BaseMessage) -> lc.BaseMessage:
-    """A message that keeps its place: its kind, ids and calls, and nothing else that its author or a provider wrote."""
-    kept: dict[str, Any] = {"content": REDACTED}
-    for name in ("name", "id", "tool_call_id", "status", "role", "tool_calls"):
-        if name in type(message).model_fields:
-            kept[name] = getattr(message, name)
-    return type(message)(**kept)
 
 
 def told_of(event: Json, extra: Json, calls: Sequence[Json]) -> Json:

@@ -238,11 +238,11 @@ class _Batch:
         kept, its_id = self._thread.messages, added.message.id
         same = None if its_id is None else self._thread.by_id.get(its_id)
         if same is not None and kept[same].settled(self._serde) == added.text:
-            return self._beside(added.text)
+            return self._beside({"of": same, "text": added.text})
         if (written := change.known(added.text)) is None:
             return None
         if kept[written].text() != with_id(added.text, None):
-            return self._beside(added.text)
+            return self._beside({"of": written, "text": added.text})
         return written if its_id is None else self._beside({"of": written, "id": its_id})
 
     def _beside(self, extra: Json | str) -> str:

@@ -31,6 +31,7 @@ from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, broken, dum
 from ctxlog.adapters.langgraph.held import HeldThreads
 from ctxlog.adapters.langgraph.messages import DeltaSnapshot, is_messages
 from ctxlog.adapters.langgraph.putting import checkpoint_events, extension, id_of, seed_of, writes_events
+from ctxlog.adapters.langgraph.redacting import without_texts
 from ctxlog.adapters.langgraph.thread import HIDDEN, Key, Saved, Thread
 from ctxlog.client.log import ContextLog
 from ctxlog.errors import InvalidInputError
@@ -374,16 +375,20 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
     def _value(self, thread: Thread, ns: str, checkpoint_id: str, channel: str) -> Any:
         stored = thread.values[(ns, checkpoint_id, channel)]
         if "list" not in stored:
-            return load(stored, self.serde)
+            return self._loaded(thread, stored, channel)
         found = self._restored(thread, thread.listed(ns, checkpoint_id, channel))
         return DeltaSnapshot(found) if stored.get("delta") else found
 
     def _written(self, thread: Thread, ns: str, write: Json) -> Any:
         value = write["value"]
         if "list" not in value:
-            return load(value, self.serde)
+            return self._loaded(thread, value, write["channel"])
         found = self._restored(thread, thread.step(ns, value["list"], write["channel"]))
         return found[0] if write.get("one") else found
+
+    def _loaded(self, thread: Thread, stored: Json, channel: str) -> Any:
+        value = load(stored, self.serde)
+        return without_texts(value, thread.redacted, alone=channel in thread.spoken) if thread.redacted else value
 
     def _restored(self, thread: Thread, message_ids: Sequence[str]) -> Any:
         with uncollected():

@@ -91,6 +91,6 @@ def _messages(value: Any) -> bool:
 
 
 def _message(extra: Any) -> bool:
-    if isinstance(extra, str) or (_has(extra, "of") and "id" in extra):
+    if isinstance(extra, str) or (_has(extra, "of") and ("id" in extra or _has(extra, "text"))):
         return True
     return _has(extra, "class") and isinstance(extra.get("data"), dict) and type(extra.get("calls")) is bool

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 from langgraph.checkpoint.base import writes_sort_key
+from langgraph.constants import START
 
 from ctxlog.adapters.langgraph.encoding import Json, broken
 from ctxlog.adapters.langgraph.messages import KeptMessage, with_id
@@ -58,9 +60,13 @@ class Thread:
         self.held: dict[Key, list[tuple[str, str]]] = {}  # Channels and messages that no event shows yet.
         self.children: dict[Key, list[Saved]] = {}
         self.open_calls: dict[str, str] = {}  # source id -> call id
+        self.redacted: list[Any] = []  # What the messages said that were redacted.
+        self.spoken = {START}  # Channels in which messages stand.
         self.epoch = 0  # How often something was hidden: what is put again after that is another append.
         self._newest: dict[tuple[str, str, str], str] = {}  # (namespace, channel, version) -> checkpoint
         self._puts: dict[Key, int] = {}  # How often a checkpoint was put.
+        self._told: set[str] = set()  # Messages that events show.
+        self._written_as: dict[str, str] = {}  # What became of a message -> as it was written.
         self._events: dict[str, Json] = {}
         self._calls: dict[str, list[Json]] = {}
         self._parts: list[str] = []
@@ -126,6 +132,8 @@ class Thread:
             kept = self.writes.setdefault(key, {})
             for write in data["writes"]:
                 place = (data["task"], write["at"])
+                if "list" in write["value"]:
+                    self.spoken.add(write["channel"])
                 if place[1] < 0 or place not in kept:
                     kept[place] = {"task": data["task"], "path": data["path"], **write}
             return
@@ -137,22 +145,36 @@ class Thread:
             stored = json.loads(extra)
             kept = KeptMessage(stored.get("data", stored).get("id"), extra)
             seen = seen and stored.get("class") != "RemoveMessage"  # Its id is that of another message.
-        elif "of" in extra:  # One that was written without an id, which it was given later.
-            kept = KeptMessage(extra["id"], with_id(self.messages[extra["of"]].text(), extra["id"]))
+        elif "of" in extra:  # What became of one that was written: it was given an id, or was put together of chunks.
+            self._written_as[message_id] = extra["of"]
+            if "text" in extra:
+                stored = json.loads(extra["text"])
+                kept = KeptMessage(stored.get("data", stored).get("id"), extra["text"])
+            else:
+                kept = KeptMessage(extra["id"], with_id(self.messages[extra["of"]].text(), extra["id"]))
         else:
             calls = self._calls[message_id] if extra["calls"] else ()
             kept = KeptMessage(extra["data"].get("id"), None, (self._events[message_id], extra, calls))
         self.messages[message_id] = kept
+        if message_id in self._events:
+            self._told.add(message_id)
         if seen and isinstance(kept.its_id, str):
             self.by_id[kept.its_id] = message_id
 
     def _redact(self, message_id: str) -> None:
-        """Redact a message wherever it is kept: as a task wrote it, and as LangGraph gave it an id."""
+        """Redact a message wherever it is kept: where an event shows it, what became of it, and copies that no event shows."""
         if (told := self.messages.get(message_id)) is None:
             return
         text = with_id(told.text(), None)
-        for kept in self.messages.values():
-            if kept.its_id in (None, told.its_id) or told.its_id is None:
+        if content := json.loads(text).get("data", {}).get("content"):
+            self.redacted.append(content)
+        for other_id, kept in self.messages.items():
+            written = other_id
+            while written in self._written_as:
+                written = self._written_as[written]
+            if written == message_id:
+                kept.redacted = True
+            elif written == other_id and other_id not in self._told and kept.its_id in (None, told.its_id):
                 kept.redacted |= with_id(kept.text(), None) == text
 
     def _checkpoint(self, key: Key, data: Json) -> None:
@@ -162,6 +184,8 @@ class Thread:
         brought = checkpoint_id if often == 1 else f"{checkpoint_id}\0{often}"
         for channel, value in data["values"].items():
             self.values[(ns, brought, channel)] = value
+            if "list" in value:
+                self.spoken.add(channel)
         values = self.sources(ns, data["parent"], data["versions"])
         for channel in data["values"]:
             values[channel] = brought
