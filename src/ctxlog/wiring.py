@@ -115,8 +115,12 @@ def open_log(url: str | None = None, *, create: bool = True, partitions: int | N
         from ctxlog.log.memory import MemoryLog
 
         return OpenedLog(MemoryLog(partitions or 1))
+    raise _no_log(found, source)
+
+
+def _no_log(url: str, source: str) -> InvalidInputError:
     said = f", from {source}" if source != "given" else ""
-    raise InvalidInputError(f"log {found!r}{said}: expected embedded:PATH, kafka://HOST:PORT or memory:; nothing was opened")
+    return InvalidInputError(f"log {url!r}{said}: expected embedded:PATH, kafka://HOST:PORT or memory:; nothing was opened")
 
 
 def create_log(url: str | None = None, *, partitions: int | None = None, adopt: bool = False) -> tuple[OpenedLog, bool]:
@@ -174,10 +178,28 @@ def join_group(opened: OpenedLog, instance: str) -> Group | None:
 
 
 def views_folder(url: str | None = None) -> Path:
-    """Where the views of a log are published unless another folder is named: in an embedded log's own, otherwise in `.ctxlog`."""
-    found, _ = find_url(url)
+    """Where the views of a log are published unless another folder is named: `views` in an embedded log's folder, and
+    `.ctxlog/kafka/HOST-PORT/TOPIC/views` for one on Kafka. No two logs share it, so none is asked in the other's place.
+
+    Of several brokers that the URL names the first by name stands for the cluster, in whatever order they are named.
+
+    Raises:
+        InvalidInputError: The URL names no known kind of log, or a log in memory, which no other process has.
+        LogOpenError: See `find_url`.
+    """
+    found, source = find_url(url)
     scheme, _, rest = found.partition(":")
-    return Path(rest if scheme == "embedded" and rest else ".ctxlog") / "views"
+    if scheme == "embedded" and rest:
+        return Path(rest) / "views"
+    if scheme == "kafka":
+        from ctxlog.log.kafka.location import Location
+
+        location = Location.parse(found)
+        host, _, port = min(location.servers.lower().split(",")).rpartition(":")
+        return Path(".ctxlog", "kafka", f"{host.replace(':', '-')}-{port}", location.topic, "views")
+    if scheme == "memory" and not rest:
+        raise InvalidInputError("a log in memory has no folder of views; nothing was opened. Name one: --views FOLDER.")
+    raise _no_log(found, source)
 
 
 def cache_folder(said: str | None, log_id: str) -> Path | None:

@@ -20,6 +20,7 @@ import pytest
 from cli.conftest import PROGRAM, Program, environment
 from ctxlog import ContextLog
 from ctxlog.log.embedded import EmbeddedLog
+from ctxlog.wiring import views_folder
 from views_made import published
 
 RUNS_LONG = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3"
@@ -199,10 +200,21 @@ def test_the_log_is_not_opened(views: Program) -> None:
     (views.folder / ".ctxlog" / "views").rename(views.folder / "given")
     (views.folder / ".ctxlog" / "log.sqlite").unlink()
     assert views("query", "SELECT count(*) AS n FROM contexts", "--views", "given", "-o", "csv").out == "n\n3\n"
-    (views.folder / ".ctxlog" / "views").mkdir()
-    (views.folder / "given" / "current.duckdb").rename(views.folder / ".ctxlog" / "views" / "current.duckdb")
-    found = views("query", "SELECT count(*) AS n FROM contexts", "--log", "kafka://127.0.0.1:9", "-o", "csv")
-    assert found.out == "n\n3\n"
+    url = "kafka://127.0.0.1:9"
+    of_kafka = views.folder / views_folder(url)
+    of_kafka.parent.mkdir(parents=True)
+    (views.folder / "given").rename(of_kafka)
+    assert views("query", "SELECT count(*) AS n FROM contexts", "--log", url, "-o", "csv").out == "n\n3\n"
+
+
+def test_no_log_is_answered_from_the_views_of_another_one(views: Program) -> None:
+    """Each has a folder of its own, and the answer in JSON says whose it is."""
+    for url in ("kafka://127.0.0.1:9", "kafka://127.0.0.1:9?topic=other", "embedded:second"):
+        assert "so no views" in views("query", "SELECT 1", "--log", url, code=1).err
+    for url in ("memory:", "nowhere", "embedded:", "kafka://"):
+        assert "Error: " in views("query", "SELECT 1", "--log", url, code=2).err
+    of_log = views("projector", "status", "-o", "json").json["log_id"]
+    assert views("query", "SELECT 1", "-o", "json").json["log_id"] == of_log
 
 
 def test_of_another_log_the_views_of_that_one_are_asked(views: Program) -> None:

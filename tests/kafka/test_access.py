@@ -45,6 +45,7 @@ from ctxlog.log.kafka.clients import Clients
 from ctxlog.model.events import FactSet
 from ctxlog.model.records import NewRecord
 from ctxlog.replay.copying import copy_log
+from ctxlog.wiring import views_folder
 from kafka_users import ACLS, PAGE, PROGRAM, SECRET, Acl, User, Users
 from running import rows, until
 
@@ -323,7 +324,7 @@ def projector(user: User) -> subprocess.Popen[str]:
 
 def test_a_projector_projects_and_commits_how_far_it_is_with_its_acls(made: Users) -> None:
     user = made.add("projector")
-    process, published = projector(user), made.folder / ".ctxlog" / "views" / f"{user.name}.duckdb"
+    process, published = projector(user), made.folder / views_folder(user.url()) / f"{user.name}.duckdb"
     try:
         until(lambda: rows(published) == sum(ends(made)))
         process.send_signal(signal.SIGTERM)
@@ -346,7 +347,7 @@ def test_a_projector_projects_and_commits_how_far_it_is_with_its_acls(made: User
 def test_a_projector_without_its_group_says_which_acls_it_lacks_and_goes_on_once_it_has_them(made: Users) -> None:
     (group,) = (acl for acl in ACLS["projector"] if acl.kind == "Group")
     user = made.add("projector", acls=ACLS["projector"] - {group})
-    process, published = projector(user), made.folder / ".ctxlog" / "views" / f"{user.name}.duckdb"
+    process, published = projector(user), made.folder / views_folder(user.url()) / f"{user.name}.duckdb"
     try:
         assert process.stderr is not None
         line = process.stderr.readline()

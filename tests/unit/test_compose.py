@@ -9,6 +9,7 @@ import yaml
 import brokers
 from ctxlog.cli.projector import projector_command, run_command
 from ctxlog.log.kafka.location import Location
+from ctxlog.wiring import views_folder
 
 COMPOSE = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text("utf-8"))
 SERVICES = COMPOSE["services"]
@@ -48,7 +49,7 @@ def test_the_projector_runs_this_checkout_on_the_broker_that_starts_by_default()
     assert projector["depends_on"] == {"kafka": {"condition": "service_healthy"}}
     listeners = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
     assert f"INTERNAL://{Location.parse(projector['environment']['CTXLOG_URL']).servers}" in listeners
-    assert projector["volumes"] == [".:/src:ro", "./.ctxlog/views:/views"]
+    assert projector["volumes"] == [".:/src:ro", f"./{views_folder('kafka://localhost:9092')}:/views"]
 
 
 def test_the_projectors_command_is_one_that_there_is() -> None:

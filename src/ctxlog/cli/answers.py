@@ -81,11 +81,13 @@ def _duration(value: timedelta) -> str:
     return f"{sign}P{days}" + ("" if days and seconds == "0" else f"T{seconds}S")
 
 
-def print_object(answer: Answer, coverage: Iterable[Coverage]) -> None:
-    """One object: what the columns are, how old the answer is, the rows."""
+def print_object(answer: Answer, coverage: Iterable[Coverage], log_id: str) -> None:
+    """One object: which log it is about, what the columns are, how old the answer is, the rows."""
     covered = [{name: plain(value) for name, value in partition._asdict().items()} for partition in coverage]
     columns = [column._asdict() for column in answer.columns]
-    sys.stdout.write(f'{{"columns": {json_line(columns)},\n"coverage": {json_line(covered)},\n"rows": [')
+    sys.stdout.write(
+        f'{{"log_id": {json_line(log_id)}, "columns": {json_line(columns)},\n"coverage": {json_line(covered)},\n"rows": ['
+    )
     glue = "\n"
     for batch in answer.batches:
         for row in batch:

@@ -85,7 +85,7 @@ def _print(views: Views, sql: str, form: str, timeout: float) -> None:
         return
     answer = views.ask(sql, timeout_seconds=timeout)
     if form == "json":
-        answers.print_object(answer, views.coverage)
+        answers.print_object(answer, views.coverage, views.log_id)
     elif form == "jsonl":
         answers.print_lines(answer)
     elif form == "csv":

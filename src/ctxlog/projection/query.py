@@ -82,6 +82,7 @@ class Views:
 
     Attributes:
         sources: The files that were found.
+        log_id: The log that they are about.
         coverage: How far the partitions are.
 
     Raises:
@@ -95,6 +96,7 @@ class Views:
         self.connection = self._connect()
         try:
             self.sources = attach(self.connection, paths)
+            self.log_id = self.sources[0].log_id
             self._present()
             self.coverage = [Coverage(*row) for row in self.connection.execute(_COVERAGE).fetchall()]
             self._lock()
