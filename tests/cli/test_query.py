@@ -182,7 +182,10 @@ def test_a_mistake_exits_with_2_and_shows_the_place(views: Program) -> None:
         assert said in views("query", sql, code=2).err
 
 
-@pytest.mark.parametrize("arguments", [("-o", "xml"), ("--timeout", "0"), ("--timeout", "x"), ("--memory", "much")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("-o", "xml"), ("--timeout", "0"), ("--timeout", "nan"), ("--timeout", "x"), ("--memory", "much"), ("--memory", "1KB")],
+)
 def test_an_option_that_is_wrong_is_named(views: Program, arguments: tuple[str, ...]) -> None:
     assert arguments[1] in views("query", "SELECT 1", *arguments, code=2).err
 
@@ -334,6 +337,19 @@ code = subprocess.run(sys.argv[2:], stdout=open(sys.argv[1], "wb")).returncode
 print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 """In a small process of its own: what a process takes at most counts from what the one took that started it."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no such limit")
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_texts_that_sql_makes_on_the_way_do_not_take_the_memory_of_the_machine(views: Program, form: str) -> None:
+    """DuckDB does not count them. This would take three gigabytes."""
+    sql = "SELECT count(*) AS n FROM (SELECT repeat(range::VARCHAR, 100000000) AS x FROM range(1, 20)) WHERE length(x) > 5"
+    command = [sys.executable, "-S", "-c", MEASURE, os.devnull, str(PROGRAM), "query", sql, "-o", form, "--memory", "100MB"]
+    done = subprocess.run(command, cwd=views.folder, env=environment(views.folder), capture_output=True, text=True, check=True)
+    code, peak = map(int, done.stdout.split())
+    assert code == 1
+    assert peak * 1024 < 1.1e9
+    assert form == "json" or "more memory than 100MB; it was stopped" in done.stderr
 
 
 @pytest.mark.slow

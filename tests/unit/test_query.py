@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import random
 import shutil
 from pathlib import Path
@@ -271,8 +273,29 @@ def test_a_query_that_needs_too_much_memory_is_stopped(views_folder: Path) -> No
         with pytest.raises(QueryStoppedError, match=r"more memory than 100MB.*--memory"):
             asked(views, "SELECT list(range) FROM range(100000000)")
         assert asked(views, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize("memory", ["much", "", "-1GB", "0GB", "1KB", "8MB", "nanGB", "none", "80%", "1000", "9999999999TB"])
+def test_what_is_no_size_or_far_too_small_is_refused(views_folder: Path, memory: str) -> None:
+    """DuckDB takes a negative one for no limit at all, and with a kilobyte the file would pass for damaged."""
     with pytest.raises(InvalidInputError, match="expected a size"):
-        Views(views_folder, memory="much")
+        Views(views_folder, memory=memory)
+
+
+@pytest.mark.parametrize("memory", ["16MB", "100 mb", "1.5GiB", "2TB"])
+def test_sizes_are_taken_as_people_write_them(views_folder: Path, memory: str) -> None:
+    with Views(views_folder, memory=memory) as views:
+        assert asked(views, "SELECT count(*) FROM streams") == [(12,)]
+
+
+@pytest.mark.parametrize("seconds", [math.nan, 0.0, -1.0])
+def test_what_is_no_time_is_refused(views_folder: Path, seconds: float) -> None:
+    with Views(views_folder) as views:
+        with pytest.raises(InvalidInputError, match=r"timeout .*: expected seconds"):
+            views.ask("SELECT 1", timeout_seconds=seconds)
+        with pytest.raises(InvalidInputError, match=r"timeout .*: expected seconds"):
+            views.write_parquet("SELECT 1", io.BytesIO(), timeout_seconds=seconds)
+        assert asked(views, "SELECT 1", timeout_seconds=math.inf) == [(1,)]
 
 
 def test_an_instance_without_partitions_can_be_read_alone_and_beside_others(tmp_path: Path) -> None:

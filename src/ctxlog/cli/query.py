@@ -58,11 +58,16 @@ def query_command(session: Session, sql: str, folder: Path | None, timeout: floa
         raise click.UsageError("Parquet is not for terminals; write it to a file: -o parquet > FILE.")
     if sql == "-":
         sql = _typed()
+    from ctxlog.projection.memory import bounded
     from ctxlog.projection.query import Views
     from ctxlog.wiring import views_folder
 
     with Views(folder if folder is not None else views_folder(session.url), memory=memory) as views:
-        _print(views, sql, form, timeout)
+        try:
+            with bounded(views.memory_bytes):
+                _print(views, sql, form, timeout)
+        except MemoryError:  # of Python, while the answer was written
+            raise views.too_much() from None
         if session.people:
             _say_age(views.coverage)
 

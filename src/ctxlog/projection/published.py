@@ -113,11 +113,15 @@ def _attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> Sou
 
 
 def _failure(path: Path, error: Exception) -> ViewsError:
+    import duckdb
+
     if "lock on file" in str(error):
         return ViewsBusyError(
             f"{path}: another program has it open for writing; nothing was read. Close that one, and open published files "
             "read-only (duckdb -readonly)."
         )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return ViewsError(f"{path}: opening it takes more memory than was given; nothing was read. Give it more: --memory SIZE.")
     return ViewsError(
         f"{path}: this is no published file of views, or it is damaged ({type(error).__name__}); nothing was read. Move it "
         "away, or have it published again."

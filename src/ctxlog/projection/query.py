@@ -9,6 +9,7 @@ What is open stays as it is while newer files are published.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Generator
 from datetime import datetime
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from ctxlog.errors import InvalidInputError, QueryStoppedError, ViewsError
+from ctxlog.projection.memory import memory_bytes
 from ctxlog.projection.published import attach, copy_schema, files_to_read, furthest, publications
-from ctxlog.projection.store import QUIET, quoted
+from ctxlog.projection.store import QUIET
 from ctxlog.projection.working import Deadline, TimeIsUpError, Worker
 
 if TYPE_CHECKING:
@@ -78,20 +80,22 @@ class Views:
 
     Args:
         folder: Where they are.
-        memory: What DuckDB may take, as it writes sizes. It takes no disk.
+        memory: What DuckDB may keep, as in `2GB`. It takes no disk. Texts and lists that SQL makes on the way are not counted;
+            `memory.bounded` holds a process that does nothing else to a limit.
 
     Attributes:
         sources: The files that were found.
         log_id: The log that they are about.
         coverage: How far the partitions are.
+        memory_bytes: What DuckDB may keep.
 
     Raises:
         ViewsError: There are none, or they cannot be read; the message says which, and why.
-        InvalidInputError: `memory` is no size.
+        InvalidInputError: `memory` is no size, or less than it takes to open the views.
     """
 
     def __init__(self, folder: Path, *, memory: str = MEMORY) -> None:
-        self._folder, self._memory = folder, memory
+        self._folder, self._memory, self.memory_bytes = folder, memory, memory_bytes(memory)
         paths = files_to_read(folder)
         self.connection = self._connect()
         try:
@@ -120,11 +124,7 @@ class Views:
         )
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(QUIET)
-        try:
-            connection.execute(f"SET memory_limit = {quoted(self._memory)}")
-        except _duckdb().Error as error:
-            connection.close()
-            raise InvalidInputError(f"memory {self._memory!r}: expected a size as in 2GB; nothing was read") from error
+        connection.execute(f"SET memory_limit = '{self.memory_bytes}B'")
         return connection
 
     def _present(self) -> None:
@@ -159,13 +159,13 @@ class Views:
             timeout_seconds: What finding the answer may take.
 
         Raises:
-            InvalidInputError: DuckDB cannot answer it; its message says where, and why.
+            InvalidInputError: DuckDB cannot answer it; its message says where, and why. Or `timeout_seconds` is no time.
             QueryStoppedError: It takes too long, or too much memory. May come with a later batch, too.
             ViewsError: The file is damaged. Likewise.
         """
         self._settle()
+        deadline = _deadline(timeout_seconds)
         self._check(sql)
-        deadline = Deadline(timeout_seconds)
         self._asking = True
         self._do(lambda: self.connection.execute(sql), deadline, timeout_seconds)
         columns = [Column(name, str(kind)) for name, kind, *_ in self.connection.description or ()]
@@ -194,8 +194,8 @@ class Views:
         import pyarrow.parquet as pq
 
         self._settle()
+        deadline = _deadline(timeout_seconds)
         self._check(sql)
-        deadline = Deadline(timeout_seconds)
         self._asking = True
         relation = self._do(lambda: self.connection.sql(sql), deadline, timeout_seconds)
         for name, kind in zip(relation.columns, relation.types, strict=True):
@@ -240,16 +240,15 @@ class Views:
             ) from None
         except _duckdb().Error as error:
             raise self._failure(error) from error
+        except MemoryError:
+            raise self.too_much() from None
         except (OverflowError, ValueError) as error:  # of Python, not of DuckDB
             raise InvalidInputError(f"a value of the answer cannot be shown ({error}); cast it to VARCHAR") from error
 
     def _failure(self, error: Exception) -> Exception:
         duckdb = _duckdb()
         if isinstance(error, duckdb.OutOfMemoryException):
-            return QueryStoppedError(
-                f"the answer would take more memory than {self._memory}; it was stopped. Ask for less, or give it more: "
-                "--memory SIZE."
-            )
+            return self.too_much()
         damaged = duckdb.IOException, duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException
         if isinstance(error, damaged) or "Corrupt database file" in str(error):
             return ViewsError(
@@ -257,6 +256,13 @@ class Views:
                 "answer is not all of it. Have them published again."
             )
         return InvalidInputError(str(error))
+
+    def too_much(self) -> QueryStoppedError:
+        """What is to be said where there is no more memory."""
+        return QueryStoppedError(
+            f"the answer would take more memory than {self._memory}; it was stopped. Ask for less, or give it more: "
+            "--memory SIZE."
+        )
 
     def _settle(self) -> None:
         """End a query whose answer was not taken to its end: DuckDB goes on with it, and waits for that before anything else."""
@@ -283,6 +289,12 @@ class Views:
 
 
 _COVERAGE = f"SELECT {', '.join(Coverage._fields)} FROM coverage ORDER BY partition"  # noqa: S608 - names of columns
+
+
+def _deadline(seconds: float) -> Deadline:
+    if math.isnan(seconds) or seconds <= 0:
+        raise InvalidInputError(f"timeout {seconds:g}: expected seconds, more than 0; nothing was read")
+    return Deadline(seconds)
 
 
 def unique(names: list[str]) -> list[str]:
