@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from ctxlog.core.arbitration import RULES
 from ctxlog.core.evolve import FOLD_VERSION
+from ctxlog.errors import ViewsError
 from ctxlog.projection import tables
 
 
@@ -32,8 +37,57 @@ class Coverage(NamedTuple):
 
 
 def published_files(folder: Path) -> list[Path]:
-    """The published files of a folder."""
-    return sorted(path for path in folder.glob("*.duckdb") if not path.name.startswith("."))
+    """The published files of a folder; what bears such a name and is no file is passed over.
+
+    Raises:
+        ViewsError: This user may not list the folder, or not read one of them.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.name.endswith(".duckdb") and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _refused(folder, error) from error
+    found = []
+    for path in paths:
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:  # It was deleted just now, or is a link to nothing.
+            continue
+        except OSError as error:
+            raise _refused(path, error) from error
+        if not stat.S_ISREG(mode):
+            continue
+        # It is not opened to see it: to close it would drop the lock that DuckDB has on it in this process.
+        if not os.access(path, os.R_OK):
+            raise _refused(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        found.append(path)
+    return found
+
+
+def _refused(path: Path, error: OSError) -> ViewsError:
+    """What the system says; where it is about rights, whose it is, and how to get them."""
+    said = (error.strerror or type(error).__name__).lower()
+    if not isinstance(error, PermissionError):
+        return ViewsError(f"{path}: {said}; nothing was read.")
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        said += (
+            f": it belongs to {_name(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}, and this is {_name(os.geteuid())}"
+        )
+    return ViewsError(
+        f"{path}: {said}; nothing was read. What is published holds what agents know, and is for its owner alone: let the owner "
+        "give a copy (`ctxlog projector publish --merge --to FILE`, and chmod), and name that folder."
+    )
+
+
+def _name(user: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
 
 
 def coverage_of(path: Path) -> Coverage | None:
