@@ -265,6 +265,19 @@ def test_verify_exits_with_3_where_views_differ_and_names_stream_and_version(ref
     assert refunds("verify", "--views-folder", "elsewhere", "-o", "json", code=3).json["verdict"] == "views differ from the log"
 
 
+def test_verify_exits_with_1_where_views_cover_nothing(refunds: Program) -> None:
+    """As where there are none: a timer must not take it for views that are right."""
+    import duckdb
+
+    path = publish_views(refunds)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "DELETE FROM projection.progress; DELETE FROM events; DELETE FROM streams; DELETE FROM projection.controls"
+        )
+    assert refunds("verify", "--views", code=1).out.startswith("nothing was compared  (current.duckdb up to nothing")
+    assert refunds("verify", "--views", "-o", "json", code=1).json["verdict"] == "nothing was compared"
+
+
 def test_verify_takes_its_options_together_as_they_make_sense(refunds: Program) -> None:
     refunds("verify", "--views", "--manifest", "seen.json", code=2)
     refunds("verify", "--sample", "3", code=2)

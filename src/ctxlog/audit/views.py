@@ -31,6 +31,7 @@ from ctxlog.replay.replayer import Replayer
 
 AGREE = "views agree with the log"
 DIFFER = "views differ from the log"
+NOTHING = "nothing was compared"
 
 STREAMS_AT_ONCE = 100
 """Streams whose rows are asked for together: DuckDB has no index, so that each question reads the columns that it is about."""
@@ -52,6 +53,8 @@ class ViewsReport(NamedTuple):
         streams, records: Numbers of those that were compared.
         problems: Everything that differs.
         notes: What a reader should know and is no fault of the views.
+        not_compared: Schemas of what people added, of which the log says nothing.
+        compared: Whether there was anything to compare.
     """
 
     path: str
@@ -61,11 +64,13 @@ class ViewsReport(NamedTuple):
     records: int
     problems: list[Problem]
     notes: list[str]
+    not_compared: list[str]
+    compared: bool
 
     @property
     def verdict(self) -> str:
-        """`views agree with the log` or `views differ from the log`."""
-        return DIFFER if self.problems else AGREE
+        """`views agree with the log`, `views differ from the log`, or `nothing was compared`."""
+        return DIFFER if self.problems else AGREE if self.compared else NOTHING
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -126,6 +131,7 @@ class _Comparison:
         self.streams = self.records = 0
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.not_compared: list[str] = []
 
     @property
     def whole(self) -> bool:
@@ -141,6 +147,7 @@ class _Comparison:
             self.replayer = Replayer(self.log)
             for name in self.published.altered():
                 self._problem(f"view {name}", "as this release makes it", "another definition, or none")
+            self._added()
             self._coverage()
             stream_ids = self._chosen(self._partitions())
             self.streams = len(stream_ids)
@@ -154,12 +161,28 @@ class _Comparison:
                 self.progress(done, len(stream_ids))
             if self.whole:
                 self._extra(rows_of.keys() - set(stream_ids))
+        compared = any(self.ends.values()) and (self.streams > 0 or self.pattern == "*")
         return ViewsReport(
-            str(self.published.path), self.log.log_id, self.ends, self.streams, self.records, self.problems, self.notes
-        )
+            str(self.published.path), self.log.log_id, self.ends, self.streams, self.records, self.problems, self.notes,
+            self.not_compared, compared
+        )  # fmt: skip
 
     def _problem(self, where: str, expected: object, found: object) -> None:
         self.problems.append(Problem(where, str(expected), str(found)))
+
+    def _added(self) -> None:
+        """What people added: the log does not say what it should be."""
+        for added in self.published.added():
+            self.not_compared.append(added.schema)
+            for name in added.altered:
+                self._problem(f"view {name}", "as the SQL in projection.custom makes it", "another definition, or none")
+            where = f"schema {added.schema!r} has what this release does not make"
+            if added.tables or added.version is None:
+                counted = f"tables: {added.tables}, views and macros: {added.views}"
+                self.notes.append(f"{where} ({counted}); it was not compared with the log")
+            elif not added.altered:
+                by = f"it is as the SQL in projection.custom makes it, whose SHA-256 begins with {added.version}"
+                self.notes.append(f"{where}; {by}. Compare that with your file")
 
     def _coverage(self) -> None:
         """How far each partition was projected, and that the log still is what was projected."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ctxlog.audit.verify import Problem, Seals, VerifyReport
     from ctxlog.audit.views import ViewsReport
 
+NOTHING_COMPARED = 1
 VERIFICATION_FAILED = 3
 
 PROBLEMS_MAX = 20
@@ -220,7 +221,7 @@ def _verify_bundle(session: Session, path: str, trusted: tuple[str, ...], keys: 
 
 
 def _verify_views(session: Session, opened: Opened, pattern: str, folder: str | None, sample: int | None, seed: int) -> None:
-    from ctxlog.audit.views import AGREE, DIFFER, verify_views
+    from ctxlog.audit.views import AGREE, DIFFER, NOTHING, verify_views
     from ctxlog.projection.coverage import published_files
     from ctxlog.replay.summaries import matching
     from ctxlog.wiring import views_folder
@@ -236,24 +237,27 @@ def _verify_views(session: Session, opened: Opened, pattern: str, folder: str | 
     for path in paths:
         with progress("Verifying the views") as step:
             reports.append(verify_views(opened.log, path, pattern, sample=sample, seed=seed, progress=step))
+    verdicts = {report.verdict for report in reports}
+    verdict = next(each for each in (DIFFER, AGREE, NOTHING) if each in verdicts)
     if session.people:
         for report in reports:
             _print_views(report)
     else:
-        broken = any(report.problems for report in reports)
-        verdict = {"log_id": opened.log.log_id, "verdict": DIFFER if broken else AGREE}
-        print_json(verdict | {"views": [report.to_dict() for report in reports]}, session.output)
-    if any(report.problems for report in reports):
-        click.get_current_context().exit(VERIFICATION_FAILED)
+        found = {"log_id": opened.log.log_id, "verdict": verdict}
+        print_json(found | {"views": [report.to_dict() for report in reports]}, session.output)
+    if verdict != AGREE:
+        click.get_current_context().exit(VERIFICATION_FAILED if verdict == DIFFER else NOTHING_COMPARED)
 
 
 def _print_views(report: ViewsReport) -> None:
-    good = not report.problems
+    from ctxlog.audit.views import AGREE, DIFFER
+
+    colour = {AGREE: "green", DIFFER: "red"}.get(report.verdict, "yellow")
     upto = ", ".join(f"{partition}@{offset}" for partition, offset in list(report.coverage.items())[:COVERAGE_MAX])
     upto += ", …" if len(report.coverage) > COVERAGE_MAX else ""
     counted = f"{text.count(report.streams, 'stream')}, {text.count(report.records, 'record')}"
     line(
-        f"{paint(report.verdict, fg='green' if good else 'red', bold=True)}  "
+        f"{paint(report.verdict, fg=colour, bold=True)}  "
         f"({text.visible(Path(report.path).name)} up to {upto or 'nothing'}: {counted})"
     )
     _print_problems(report.problems)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctxlog.core.arbitration import RULES
 from ctxlog.core.evolve import FOLD_VERSION
-from ctxlog.errors import ViewsError, ViewsOutdatedError
+from ctxlog.errors import ProjectionError, ViewsError, ViewsOutdatedError
 from ctxlog.model.state import ContextState
 from ctxlog.projection import states, tables
+from ctxlog.projection.custom import SqlViews, definition_of, said
 from ctxlog.projection.store import QUIET
 from ctxlog.projection.views import VIEWS
+
+if TYPE_CHECKING:
+    import duckdb
 
 EVENT_COLUMNS = dict(tables.columns_of_events())
 """Columns of `events`, with their types in DuckDB."""
@@ -35,6 +41,11 @@ _DEFINITIONS = (
 )
 
 
+_TABLES = (
+    "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal AND database_name = current_database() ORDER BY ALL"
+)
+
+
 class Covered(NamedTuple):
     """How far a partition was projected, as the file says it."""
 
@@ -45,15 +56,72 @@ class Covered(NamedTuple):
     last_at: int | None
 
 
+class Added(NamedTuple):
+    """A schema, or the part of one, that is none of this release's making.
+
+    Attributes:
+        schema: Its name.
+        tables, views: Numbers of tables, and of views and macros.
+        version: Of the SQL that the file says its views are made by; None where it says no such thing.
+        altered: Names of views and macros that this SQL makes otherwise, or not at all.
+    """
+
+    schema: str
+    tables: int
+    views: int
+    version: str | None
+    altered: list[str]
+
+
 @cache
 def _definitions() -> dict[str, str]:
     """Views and macros of this release, as DuckDB writes them down."""
+    with contextlib.closing(_fresh()) as fresh:
+        return dict(fresh.execute(_DEFINITIONS).fetchall())
+
+
+@cache
+def _tables() -> list[tuple[str, str]]:
+    """Schemas and names of the tables of this release."""
+    with contextlib.closing(_fresh()) as fresh:
+        return fresh.execute(_TABLES).fetchall()
+
+
+def _fresh() -> duckdb.DuckDBPyConnection:
+    """Views of this release without a row. SQL reaches nothing else from there."""
     import duckdb
 
-    with duckdb.connect() as fresh:
-        fresh.execute(tables.TABLES)
-        fresh.execute(VIEWS)
-        return dict(fresh.execute(_DEFINITIONS).fetchall())
+    fresh = duckdb.connect(config={"python_enable_replacements": False, "temp_directory": ""})
+    fresh.execute("ATTACH ':memory:' AS views; USE views")
+    fresh.execute(tables.TABLES)
+    fresh.execute(VIEWS)
+    fresh.execute("SET enable_external_access = false")
+    return fresh
+
+
+def _by_name(definitions: Iterable[tuple[str, str]], schema: str) -> dict[str, list[str]]:
+    """What a schema defines, by name; a macro may stand there more than once."""
+    found: dict[str, list[str]] = {}
+    for name, text in sorted(definitions):
+        if name.partition(".")[0] == schema:
+            found.setdefault(name, []).append(text)
+    return found
+
+
+def _made_by(name: str, text: str) -> tuple[str, dict[str, list[str]]]:
+    """Version of an SQL file that people added, and what it defines. It stands in the file that is doubted."""
+    import duckdb
+
+    definition = definition_of(SqlViews(name, text, name))
+    with contextlib.closing(_fresh()) as fresh:
+        try:
+            fresh.execute(f"CREATE SCHEMA {name}; SET search_path = 'views.{name},views.main'")
+            for _, statement in definition.statements:
+                fresh.execute(statement)
+            fresh.execute("USE views")
+            return definition.version, _by_name(fresh.execute(_DEFINITIONS).fetchall(), name)
+        except duckdb.Error as error:
+            raise ProjectionError(name, "", said(error), "") from error
 
 
 class Published:
@@ -121,6 +189,33 @@ class Published:
         """Names of views and macros that are not those of this release."""
         found = dict(self._all(_DEFINITIONS))
         return [name for name, text in sorted(_definitions().items()) if found.get(name) != text]
+
+    def added(self) -> list[Added]:
+        """What people added. The log does not say what it should be; views from an SQL file are compared with its text, which is
+        kept beside them.
+        """
+        definitions, recorded = (
+            self._all(_DEFINITIONS),
+            self._all("SELECT name, kind, version, definition FROM projection.custom"),
+        )
+        views = Counter(name.partition(".")[0] for name, _ in definitions if name not in _definitions())
+        others = Counter(schema for schema, name in self._all(_TABLES) if (schema, name) not in _tables())
+        of_sql = {name: (version, text) for name, kind, version, text in recorded if name and kind == "sql"}
+        found = []
+        for schema in sorted(views.keys() | others.keys() | of_sql.keys()):
+            version, altered = None, []
+            if schema in of_sql:
+                version, there = of_sql[schema][0], _by_name(definitions, schema)
+                try:
+                    made, wanted = _made_by(schema, of_sql[schema][1])
+                except (ProjectionError, TypeError, AttributeError):  # It is no SQL that could have been added.
+                    made, wanted = "", {}
+                names = sorted(wanted.keys() | there.keys())
+                altered = (
+                    [name for name in names if wanted.get(name) != there.get(name)] if made == version else names or [schema]
+                )
+            found.append(Added(schema, others[schema], views[schema], version, altered))
+        return found
 
     def streams(self) -> list[dict[str, Any]]:
         """The rows of `streams`."""
