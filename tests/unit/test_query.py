@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from ctxlog import ContextLog
 from ctxlog.errors import InvalidInputError, QueryStoppedError, ViewsBusyError, ViewsError, ViewsOutdatedError
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.query import Views
@@ -296,6 +297,18 @@ def test_what_is_no_time_is_refused(views_folder: Path, seconds: float) -> None:
         with pytest.raises(InvalidInputError, match=r"timeout .*: expected seconds"):
             views.write_parquet("SELECT 1", io.BytesIO(), timeout_seconds=seconds)
         assert asked(views, "SELECT 1", timeout_seconds=math.inf) == [(1,)]
+
+
+def test_json_text_that_duckdb_cannot_take_apart_can_be_passed_over(tmp_path: Path) -> None:
+    """Half of a surrogate pair, as JSON may hold it. `docs/reference/views.md` says what to do."""
+    log = log_of(1, ["posts/1"])
+    ContextLog(log).context("posts/1").set_fact("post", {"likes": 5, "text": "cut \ud83d"})
+    published(log, tmp_path)
+    with Views(tmp_path) as views:
+        with pytest.raises(InvalidInputError, match="no low surrogate"):
+            asked(views, "SELECT value ->> 'likes' FROM facts")
+        assert asked(views, "SELECT key, try(value ->> 'likes') FROM facts WHERE key = 'post'") == [("post", None)]
+        assert asked(views, "SELECT key FROM facts WHERE json_valid(value) AND value ->> 'likes' IS NULL") == [("limit",)]
 
 
 def test_an_instance_without_partitions_can_be_read_alone_and_beside_others(tmp_path: Path) -> None:
