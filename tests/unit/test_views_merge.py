@@ -90,6 +90,17 @@ def test_what_an_instance_publishes_is_no_target(several: Path) -> None:
     assert (several / "a.duckdb").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "log.sqlite", ".a.duckdb", ".hidden"])
+def test_what_is_no_published_file_is_not_replaced(several: Path, name: str) -> None:
+    target = several / name
+    if not name.startswith("."):
+        target.write_bytes(b"what somebody needs")
+    before = target.read_bytes() if target.exists() else None
+    with pytest.raises(ViewsError, match="this is no published file of views, and is not replaced"):
+        merge(several, target)
+    assert (target.read_bytes() if target.exists() else None) == before
+
+
 def test_nothing_is_made_where_a_file_is_not_in_order(several: Path) -> None:
     (several / "x.duckdb").write_bytes(b"no views")
     with pytest.raises(ViewsError, match=r"x\.duckdb"):
