@@ -91,12 +91,8 @@ def _attach_new(connection: duckdb.DuckDBPyConnection, draft: Path) -> None:
 
 def _fill(connection: duckdb.DuckDBPyConnection, sources: list[Source]) -> None:
     chosen = furthest(sources)
-    first = next(iter(chosen))
-    divided, whole = copy_schema(connection, first, "merged")
-    for table in divided:
+    for table in copy_schema(connection, list(chosen), "merged"):
         connection.execute(f"INSERT INTO merged.{table} {table.rows(chosen)}")
-    for table in whole:
-        connection.execute(f"INSERT INTO merged.{table} FROM {first}.{table}")
     connection.executemany("INSERT INTO merged.projection.publication VALUES (?, ?)", publications(sources, chosen))
 
 
