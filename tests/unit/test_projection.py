@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import oracle
 from ctxlog.core.digests import state_digest
 from ctxlog.core.partitioner import partition_of
-from ctxlog.projection import columnar
+from ctxlog.projection import columnar, packed, streams
 from ctxlog.projection import projector as module
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.states import state_of
@@ -22,13 +22,15 @@ from unit.test_core_against_oracle import Play, plays
 
 
 def project(play: Play, path: Path, dice: random.Random | None = None) -> Projector:
-    """All of a log, record by record; with dice in any batches, also column by column, with restarts and little memory."""
+    """All of a log, record by record; with dice in any batches, column by column, with restarts, little memory and packed ids."""
     if dice is None:
         projector = Projector(play.log, path)
         projector.run_once()
         return projector
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(columnar, "RECORDS_MIN", dice.choice((1, 1, 3, 1000)))
+        patch.setattr(streams, "PACKED_MIN", dice.choice((0, 2, 2048)))
+        patch.setattr(packed, "RECENT_MIN", dice.choice((0, 3)))
         patch.setattr(module, "BATCH_RECORDS", dice.choice((1, 2, 7, 1000)))
         patch.setattr(module, "Residents", lambda: Residents(dice.choice((1, 30))))
         projector = Projector(play.log, path)

@@ -41,8 +41,6 @@ CHECKPOINT = "64MB"
 """How much stands in the file's WAL before DuckDB brings it into the file. At its own 16 MB that took a fifth of all time over
 400,000 events, for the last rows are compressed anew each time; with more than 64 MB little was gained."""
 
-_NEW_ROWS = "INSERT INTO events BY NAME SELECT *, ? AS type FROM batch"
-
 _RECALLED = (
     "stream_id", "record_offset", "type", "outcome", "version", "anomaly", "event_id", "scope", "target", "append_id",
     "role", "name", "tool_call_id", "message_id", "key", "call_id", "idempotency_key", "source_id", "failed",
@@ -120,7 +118,7 @@ class ViewStore:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             settings: dict[str, Any] = {
                 "memory_limit": f"{self.memory_mb}MB",
-                "threads": "2",
+                "threads": "1",
                 "preserve_insertion_order": "true",
                 "temp_directory": f"{self.path}.tmp",  # By default it is in whatever folder the process runs.
             }
@@ -292,32 +290,25 @@ class ViewStore:
             raise
 
     def _write(self, batch: Batch, steps: Mapping[int, Step], applied_at: datetime) -> None:
-        for type_name, rows in batch.rows.items():
-            if type_name is None:
-                schema = tables.UNDECODABLE
-            elif type_name.startswith(tables.CONTROL_TYPE):
-                schema = tables.CONTROL_SCHEMA
-            else:
-                schema = tables.event_schema(type_name)
-            self._insert(_NEW_ROWS, rows, schema, (type_name,))
-        for type_name, rows, members in batch.groups:
-            self._insert(_NEW_ROWS, rows, tables.schema_of(tables.COMMON), (type_name,), members)
+        if batch.rows or batch.groups:
+            # Together, for each statement costs as much as some hundred rows.
+            self._execute(
+                "INSERT INTO events BY NAME SELECT * FROM batch", pa.concat_tables(_events(batch), promote_options="default")
+            )
         if batch.decided:
-            self._insert(
+            self._execute(
                 "UPDATE events SET outcome = b.outcome, version = b.version, chain_head = b.chain_head, "
                 "decided_offset = b.decided_offset, decided_at = b.decided_at, anomaly = b.anomaly FROM batch b "
                 "WHERE events.partition = b.partition AND events.record_offset = b.record_offset",
-                batch.decided,
-                tables.DECIDED,
+                _table(batch.decided, tables.DECIDED),
             )
         if batch.streams:
-            rows = [stream.row() for stream in batch.streams.values()]
-            self._insert(
+            streams = _table([stream.row() for stream in batch.streams.values()], tables.STREAMS)
+            self._execute(
                 "DELETE FROM streams USING batch b WHERE streams.stream_id = b.stream_id AND streams.partition = b.partition",
-                rows,
-                tables.STREAMS,
+                streams,
             )
-            self._insert("INSERT INTO streams BY NAME SELECT * FROM batch", rows, tables.STREAMS)
+            self._execute("INSERT INTO streams BY NAME SELECT * FROM batch", streams)
         for record in batch.controls:
             self.connection.execute(
                 "INSERT INTO projection.controls VALUES (?, ?, ?, ?, ?)",
@@ -331,26 +322,10 @@ class ViewStore:
                 (partition, *step.progress, step.end_offset, _held(step.last_at), applied_at),
             )
 
-    def _insert(
-        self,
-        statement: str,
-        rows: Sequence[tables.Row],
-        schema: pa.Schema,
-        values: Sequence[Any] = (),
-        beside: pa.Table | None = None,
-    ) -> None:
-        """Execute a statement about `batch`: rows, and what columns stand beside them."""
-        if not rows:
-            return
-        columns = zip(*rows, strict=True)
-        batch = pa.Table.from_arrays(
-            [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
-        )
-        if beside is not None:
-            for name in beside.column_names:
-                batch = batch.append_column(name, beside.column(name))
+    def _execute(self, statement: str, batch: pa.Table) -> None:
+        """Execute a statement about `batch`."""
         self.connection.register("batch", batch)
-        self.connection.execute(statement, list(values))
+        self.connection.execute(statement)
         self.connection.unregister("batch")  # Not after an error: the transaction that failed would have another one.
 
     def _all(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
@@ -412,6 +387,30 @@ class ViewStore:
         # Other errors may quote what is stored.
         said = f": {text.splitlines()[0][:200]}" if isinstance(error, OSError) or "IO Error" in text[:40] else ""
         return ViewsError(f"{self.path}: the views cannot be used ({type(error).__name__}{said}); nothing was changed.")
+
+
+def _events(batch: Batch) -> Iterator[pa.Table]:
+    """The rows of a batch."""
+    for group, decisions in batch.groups:
+        columns = group.members
+        if len(decisions):
+            for name, column in zip(tables.DECISION.names, _table(decisions, tables.DECISION).columns, strict=True):
+                columns = columns.append_column(name, column)
+            yield columns
+    for type_name, rows in batch.rows.items():
+        if type_name is None:
+            schema = tables.UNDECODABLE
+        elif type_name.startswith(tables.CONTROL_TYPE):
+            schema = tables.CONTROL_SCHEMA
+        else:
+            schema = tables.event_schema(type_name)
+        yield _table(rows, schema).append_column("type", pa.repeat(pa.scalar(type_name, pa.string()), len(rows)))
+
+
+def _table(rows: Sequence[tables.Row], schema: pa.Schema) -> pa.Table:
+    """Rows, of which there is one at least, as DuckDB takes them."""
+    arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _held(time_ms: int | None) -> int | None:
