@@ -41,6 +41,7 @@ _GROUPS = {
     "causation_id": "trace.causation_id",
     "correlation_id": "trace.correlation_id",
 }
+_MILLIS_MAX = NUMBER_MAX // 1000
 _PATHS = {column.name: "meta." + _GROUPS.get(column.name, column.name) for column in META}
 
 
@@ -103,9 +104,9 @@ class _Reading:
     def group(self) -> Group:
         kept = self._kept()
         times, origins = self._times()
-        sizes = [len(key or b"") + len(value or b"") for key, value in zip(self.keys, self.values, strict=True)]
+        sizes = [len(key or b"") + size for key, size in zip(self.keys, map(len, self.values), strict=True)]
         events = self._events(times)
-        at = [micros(time * 1000) for time in times]
+        at = [time * 1000 if -_MILLIS_MAX <= time <= _MILLIS_MAX else None for time in times]
         members = self._members(at, origins, sizes)
         if kept.all():
             return Group(self.schema.name, self.places, members, events, at, sizes)
@@ -177,7 +178,7 @@ class _Reading:
             return pa.array(values != 0, mask=~valid)
         if column.arrow != pa.timestamp("us"):
             return pa.array(values, column.arrow, mask=~valid)
-        # As `micros`.
+        # A time that a column can hold; the fold takes no other either.
         outside = (values < -NUMBER_MAX) | (values > NUMBER_MAX)
         return pa.array(values, mask=~valid | outside).cast(column.arrow)
 
@@ -197,8 +198,19 @@ class _Reading:
         return list(map(_event, members))
 
     def _metas(self) -> list[dict[str, Any]]:
-        same = {"occurred_at": None, "append": None, "precondition": None}
-        metas = self._dicts({name: "meta." + name for name in ("event_id", "agent_id", "scope", "target")}, same)
+        others = [self._each("meta." + name) for name in ("agent_id", "scope", "target")]
+        metas: list[dict[str, Any]] = [
+            {
+                "event_id": event_id,
+                "agent_id": agent_id,
+                "scope": scope,
+                "target": target,
+                "occurred_at": None,
+                "append": None,
+                "precondition": None,
+            }
+            for event_id, agent_id, scope, target in zip(self._values("meta.event_id"), *others, strict=False)
+        ]
         for group, members in (
             ("append", ("id", "index", "count")),
             ("precondition", ("expected_version", "expected_head", "expected_target_version")),
@@ -216,24 +228,22 @@ class _Reading:
         if "idempotency_key" in self.arrays and self.arrays["idempotency_key"].null_count < len(self.records):
             texts = {}
         names = [MEMBERS.get(column.name, column.name) for column in PAYLOADS[self.schema.name]]
-        return self._dicts({name: name for name in names if name not in texts}, texts)
+        columns = {name: self._each(name) for name in names if name not in texts}
+        varying = tuple(name for name, values in columns.items() if not isinstance(values, repeat))
+        same = texts | {name: next(values) for name, values in columns.items() if isinstance(values, repeat)}
+        if not varying:
+            return [same] * len(self.records)  # Nobody changes them.
+        return [same | dict(zip(varying, row, strict=True)) for row in zip(*(columns[name] for name in varying), strict=True)]
 
-    def _dicts(self, paths: dict[str, str], same: dict[str, Any]) -> list[dict[str, Any]]:
-        """A dict a row: members by name from where they stand, and what is the same in all."""
-        count = len(self.records)
-        same = same | {name: None for name, path in paths.items() if self._is_null(path)}
-        columns = {name: self._values(path) for name, path in paths.items() if name not in same}
-        if not columns:
-            return [same.copy() for _ in range(count)]
-        names = tuple(columns)
-        return [same | dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-    def _is_null(self, path: str) -> bool:
-        """Whether a member is null in all rows."""
+    def _each(self, path: str) -> list[Any] | repeat[Any]:
+        """The values of a member; where they are all the same, endlessly."""
         texts = self.arrays.get(path)
-        if texts is not None:
-            return bool(texts.null_count == len(texts))
-        return not self.columns.numbers[path].valid.any()
+        if texts is None:
+            return self._values(path) if self.columns.numbers[path].valid.any() else repeat(None)
+        if texts.null_count == len(texts):
+            return repeat(None)
+        first = texts[0]
+        return repeat(first.as_py()) if pc.all(pc.equal(texts, first), skip_nulls=False).as_py() else self._values(path)
 
     def _values(self, path: str) -> list[Any]:
         texts = self.arrays.get(path)
@@ -248,8 +258,3 @@ class _Reading:
 
 _event: Callable[[tuple[Any, ...]], EventRecord] = partial(tuple.__new__, EventRecord)
 """As `EventRecord._make`, in half the time."""
-
-
-def micros(value: int | None) -> int | None:
-    """A time that a column can hold; the fold takes no other either."""
-    return value if value is not None and -NUMBER_MAX <= value <= NUMBER_MAX else None

@@ -13,7 +13,8 @@ from typing import Any
 
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.model.records import CONTROL_KEY, EventRecord, Record
-from ctxlog.projection.columnar import Group, micros, read_groups
+from ctxlog.model.state import NUMBER_MAX
+from ctxlog.projection.columnar import Group, read_groups
 from ctxlog.projection.streams import Stream, forget_texts
 from ctxlog.projection.tables import (
     ANOMALY,
@@ -91,8 +92,8 @@ class Batch:
             decisions, index, event, at, size = found
             stream = streams.get(record.key)
             if stream is None:
-                stream = streams[record.key] = stream_of(partition, (record.key or b"").decode())
-            self._note(stream, size, at)
+                stream = streams[record.key] = self._stream(partition, (record.key or b"").decode(), stream_of)
+            stream.note(size, at)
             arbiter = stream.arbiter
             if arbiter.take_alone(event):
                 stream.effect_offset, stream.effect_at = event.offset, at
@@ -106,10 +107,10 @@ class Batch:
         believed = context.believed(record)
         decoded = context.decode(record)
         if isinstance(decoded, EventRecord):
-            stream = stream_of(context.partition, decoded.meta["stream_id"])  # which is its key
+            stream = self._stream(context.partition, decoded.meta["stream_id"], stream_of)  # which is its key
             row = self._row(believed, stream.arbiter.stream_id, decoded, "open")
             forget_texts(decoded)
-            self._note(stream, row[BYTES], row[RECORDED_AT])
+            stream.note(row[BYTES], row[RECORDED_AT])
             self._offer(stream, decoded, row[RECORDED_AT], (row, _DECISION))
             return
         stream_id = _text_of(record.key)
@@ -117,13 +118,13 @@ class Batch:
         row[DECIDED_OFFSET], row[DECIDED_AT] = record.offset, row[RECORDED_AT]
         # Under its name in another partition than its own lies nothing of a stream, nor before there is a genesis.
         if stream_id is not None and context.genesis is not None and context.places(record.key or b""):
-            stream = stream_of(context.partition, stream_id)
-            self._note(stream, row[BYTES], row[RECORDED_AT])
+            stream = self._stream(context.partition, stream_id, stream_of)
+            stream.note(row[BYTES], row[RECORDED_AT])
             stream.rejected += 1
 
-    def _note(self, stream: Stream, size: int, at: int | None) -> None:
-        self.streams[stream.partition, stream.arbiter.stream_id] = stream
-        stream.note(size, at)
+    def _stream(self, partition: int, stream_id: str, stream_of: Callable[[int, str], Stream]) -> Stream:
+        stream = self.streams[partition, stream_id] = stream_of(partition, stream_id)
+        return stream
 
     def _control(self, context: PartitionContext, record: Record) -> None:
         found = context.take(record)
@@ -181,7 +182,7 @@ def _common(record: Record, stream_id: str | None, outcome: str) -> list[Any]:
     return [
         record.partition,
         record.offset,
-        micros(record.time * 1000),
+        _micros(record.time * 1000),
         stream_id,
         outcome,
         None,
@@ -200,7 +201,7 @@ def _meta(meta: Mapping[str, Any]) -> list[Any]:
         meta["event_id"],
         meta["agent_id"],
         meta["actor"],
-        micros(meta["occurred_at"]),
+        _micros(meta["occurred_at"]),
         meta["scope"],
         meta["target"],
         *(_NO_GROUP if group is None else (group["id"], group["index"], group["count"])),
@@ -222,8 +223,13 @@ def _payload(event: EventRecord) -> list[Any]:
         return [None] * len(members)
     for name in _TIMES[event.type]:
         if payload[name] is not None:
-            payload = {**payload, name: micros(payload[name])}
+            payload = {**payload, name: _micros(payload[name])}
     return [payload[name] for name in members]
+
+
+def _micros(value: int | None) -> int | None:
+    """A time that a column can hold; the fold takes no other either."""
+    return value if value is not None and -NUMBER_MAX <= value <= NUMBER_MAX else None
 
 
 def _json(value: Any) -> str:

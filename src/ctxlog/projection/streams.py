@@ -21,8 +21,11 @@ IDS_MAX = 300_000
 """Ids that streams hold in memory together beyond those of the last batch; some 200 bytes each."""
 
 PACKED_MIN = 2048
-"""Entries from which on a dict of a stream is packed. A packed one takes an eighth of the room; to look into it takes a
+"""Entries from which on a dict of a stream is packed. To look into a packed one takes a
 microsecond longer, for the records of long streams alone."""
+
+PACKED_TOGETHER = 8
+"""So many of them take the room of one that is not packed."""
 
 IN_PARENT = "in_parent"
 """Why an event of a fork has no effect on what the fork itself holds: it is about something of its parent's."""
@@ -31,13 +34,13 @@ _UNKNOWN = frozenset({"message_unknown", "fact_unknown", "call_unknown"})
 
 
 TEXTS: dict[str, dict[str, Any]] = {
-    "ctxlog.MessageAppended": {"content": None, "parts": None},
-    "ctxlog.ToolReturned": {"content": None, "parts": None},
+    "ctxlog.MessageAppended": {"role": "", "content": None, "parts": None, "name": None, "tool_call_id": None},
+    "ctxlog.ToolReturned": {"content": None, "parts": None, "name": None},
     "ctxlog.FactSet": {"value": ""},
-    "ctxlog.ToolCalled": {"arguments": ""},
+    "ctxlog.ToolCalled": {"name": "", "arguments": "", "source_id": None},
     "ctxlog.ExtensionRecorded": {"data": ""},
 }
-"""Members that the fold does not look at, by event type, and what stands in their place."""
+"""Members that a `Shape` is not made of, by event type, and what stands in their place."""
 
 
 def forget_texts(event: EventRecord) -> None:
@@ -231,9 +234,10 @@ class Stream:
 
     @property
     def weight(self) -> int:
-        """About how many ids it holds."""
+        """About how many ids it holds; some that are packed count as one."""
         evolving = self.evolving
-        return len(self.arbiter.decided) + len(evolving.index) + len(evolving.facts) + len(evolving.tool_calls) + 10
+        others = len(self.arbiter.decided) + len(evolving.facts) + len(evolving.tool_calls.keyed) + 10
+        return others + sum(map(_weight, (evolving.index, evolving.tool_calls.states)))
 
     def row(self) -> list[Any]:
         """Its row in `streams`."""
@@ -258,6 +262,10 @@ class Stream:
             None if parent is None else parent.chain_head,
             self.newer,
         ]
+
+
+def _weight(ids: dict[str, int] | Packed) -> int:
+    return len(ids) // PACKED_TOGETHER if isinstance(ids, Packed) else len(ids)
 
 
 class Residents:
