@@ -11,22 +11,29 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
+import pyarrow as pa
+
 from ctxlog.codec.partition import PartitionContext
 from ctxlog.model.records import CONTROL_KEY, EventRecord, Record
 from ctxlog.model.state import NUMBER_MAX
-from ctxlog.projection.columnar import Group, read_groups
+from ctxlog.projection.columnar import read_groups
 from ctxlog.projection.streams import Stream, forget_texts
 from ctxlog.projection.tables import (
     ANOMALY,
     BYTES,
+    CONTROL_SCHEMA,
     CONTROL_TYPE,
     DECIDED_AT,
     DECIDED_OFFSET,
+    DECISION,
     MEMBERS,
     OUTCOME,
     PAYLOADS,
     RECORDED_AT,
+    UNDECODABLE,
     Row,
+    event_schema,
+    table_of,
 )
 
 _MEMBERS = {name: tuple(MEMBERS.get(column.name, column.name) for column in columns) for name, columns in PAYLOADS.items()}
@@ -41,7 +48,7 @@ class Batch:
 
     Attributes:
         rows: By event type; `control`, and None for what could not be decoded.
-        groups: Events that were read together, and what is decided about each, as in `tables.DECISION`.
+        groups: Columns of events that were read together, and what is decided about each, as in `tables.DECISION`.
         decided: Rows of `tables.DECIDED`: what becomes of rows of earlier batches.
         streams: The streams that changed.
         controls: Control records, which later batches are decoded by.
@@ -50,7 +57,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.rows: dict[str | None, list[Row]] = {}
-        self.groups: list[tuple[Group, list[Row]]] = []
+        self.groups: list[tuple[pa.Table, list[Row]]] = []
         self.decided: list[Row] = []
         self.streams: dict[tuple[int, str], Stream] = {}
         self.controls: list[Record] = []
@@ -74,13 +81,30 @@ class Batch:
         self._take_events(context, records[start:], stream_of)
         self.records += len(records)
 
+    def table(self) -> pa.Table:
+        """All rows of `events`, of which there is one at least: together, for a statement costs as much as some hundred rows."""
+        found = []
+        for columns, decisions in self.groups:
+            if decisions:
+                found.append(pa.table({**_by_name(columns), **_by_name(table_of(decisions, DECISION))}))
+        for type_name, rows in self.rows.items():
+            if type_name is None:
+                schema = UNDECODABLE
+            elif type_name.startswith(CONTROL_TYPE):
+                schema = CONTROL_SCHEMA
+            else:
+                schema = event_schema(type_name)
+            types = pa.repeat(pa.scalar(type_name, pa.string()), len(rows))
+            found.append(table_of(rows, schema).append_column("type", types))
+        return pa.concat_tables(found, promote_options="default")
+
     def _take_events(self, context: PartitionContext, records: Sequence[Record], stream_of: Callable[[int, str], Stream]) -> None:
         """Add records that are no control records."""
         partition = context.partition
         together: list[tuple[list[Row], int, EventRecord, int | None, int] | None] = [None] * len(records)
         for group in read_groups(context, records):
             decisions: list[Row] = [_OPEN] * len(group.events)
-            self.groups.append((group, decisions))
+            self.groups.append((group.members, decisions))
             each = zip(repeat(decisions), range(len(decisions)), group.events, group.times, group.sizes)
             for place, told in zip(group.places, each, strict=True):
                 together[place] = told
@@ -176,6 +200,10 @@ class Batch:
         else:
             row, place = waiting
             row[place] = decision
+
+
+def _by_name(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, table.columns, strict=True))
 
 
 def _common(record: Record, stream_id: str | None, outcome: str) -> list[Any]:

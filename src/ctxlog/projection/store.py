@@ -33,13 +33,18 @@ STORAGE_VERSION = "v1.5.0"
 QUIET = "SET enable_progress_bar = false"
 """DuckDB shows a bar on the terminal where a statement takes two seconds, and a projector has a line of its own there."""
 
-MEMORY_MB, MEMORY_MB_MAX = 100, 6400
+MEMORY_MB, MEMORY_MB_MAX = 130, 8320
 """What DuckDB may take at first, and at most. Batches are small, and a larger cache would only hold what nobody reads here. But
 thousands of records of a megabyte make it ask for more when it brings them into the file; then it gets twice as much."""
 
-CHECKPOINT = "64MB"
-"""How much stands in the file's WAL before DuckDB brings it into the file. At its own 16 MB that took a fifth of all time over
-400,000 events, for the last rows are compressed anew each time; with more than 64 MB little was gained."""
+CHECKPOINT_ROWS = 100_000
+"""How many rows stand in the file's WAL before DuckDB brings them into the file, as a row group of their own. One that is much
+smaller than the 122,880 rows that a row group can have (three quarters) is made one with others later, and so is what is left
+where there are more: then DuckDB reads, compresses and writes several of them again, at a checkpoint every 60,000 rows as much as
+all else takes."""
+
+CHECKPOINT = "192MB"
+"""How much stands there at most, where rows are long. What DuckDB may not have in memory meanwhile, it puts aside on the disk."""
 
 _RECALLED = (
     "stream_id", "record_offset", "type", "outcome", "version", "anomaly", "event_id", "scope", "target", "append_id",
@@ -107,6 +112,7 @@ class ViewStore:
         while True:
             try:
                 self.connection = self._open()
+                self._fresh_rows = 0  # Of the WAL; what was there before does not matter for long.
                 return
             except ViewsMemoryError:  # What stands in its WAL was more than the file could be opened with.
                 continue
@@ -270,6 +276,19 @@ class ViewStore:
             self._write(batch, steps, applied_at)
             if also is not None:
                 also()
+        self._fresh_rows += batch.records
+        if self._fresh_rows >= CHECKPOINT_ROWS:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Bring all into the file, and to the disk."""
+        import duckdb
+
+        try:
+            self.connection.execute("CHECKPOINT views")
+        except duckdb.Error as error:
+            raise self.failure(error) from error
+        self._fresh_rows = 0
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -291,19 +310,16 @@ class ViewStore:
 
     def _write(self, batch: Batch, steps: Mapping[int, Step], applied_at: datetime) -> None:
         if batch.rows or batch.groups:
-            # Together, for each statement costs as much as some hundred rows.
-            self._execute(
-                "INSERT INTO events BY NAME SELECT * FROM batch", pa.concat_tables(_events(batch), promote_options="default")
-            )
+            self._execute("INSERT INTO events BY NAME SELECT * FROM batch", batch.table())
         if batch.decided:
             self._execute(
                 "UPDATE events SET outcome = b.outcome, version = b.version, chain_head = b.chain_head, "
                 "decided_offset = b.decided_offset, decided_at = b.decided_at, anomaly = b.anomaly FROM batch b "
                 "WHERE events.partition = b.partition AND events.record_offset = b.record_offset",
-                _table(batch.decided, tables.DECIDED),
+                tables.table_of(batch.decided, tables.DECIDED),
             )
         if batch.streams:
-            streams = _table([stream.row() for stream in batch.streams.values()], tables.STREAMS)
+            streams = tables.table_of([stream.row() for stream in batch.streams.values()], tables.STREAMS)
             self._execute(
                 "DELETE FROM streams USING batch b WHERE streams.stream_id = b.stream_id AND streams.partition = b.partition",
                 streams,
@@ -354,9 +370,9 @@ class ViewStore:
         try:
             self.connection.execute("DELETE FROM projection.publication")
             self.connection.execute("INSERT INTO projection.publication VALUES (?, NULL)", [published_at])
-            self.connection.execute("CHECKPOINT views")
         except duckdb.Error as error:
             raise self.failure(error) from error
+        self._checkpoint()
 
     def close(self) -> None:
         """Let go of the file; another process may own it then."""
@@ -387,30 +403,6 @@ class ViewStore:
         # Other errors may quote what is stored.
         said = f": {text.splitlines()[0][:200]}" if isinstance(error, OSError) or "IO Error" in text[:40] else ""
         return ViewsError(f"{self.path}: the views cannot be used ({type(error).__name__}{said}); nothing was changed.")
-
-
-def _events(batch: Batch) -> Iterator[pa.Table]:
-    """The rows of a batch."""
-    for group, decisions in batch.groups:
-        columns = group.members
-        if len(decisions):
-            for name, column in zip(tables.DECISION.names, _table(decisions, tables.DECISION).columns, strict=True):
-                columns = columns.append_column(name, column)
-            yield columns
-    for type_name, rows in batch.rows.items():
-        if type_name is None:
-            schema = tables.UNDECODABLE
-        elif type_name.startswith(tables.CONTROL_TYPE):
-            schema = tables.CONTROL_SCHEMA
-        else:
-            schema = tables.event_schema(type_name)
-        yield _table(rows, schema).append_column("type", pa.repeat(pa.scalar(type_name, pa.string()), len(rows)))
-
-
-def _table(rows: Sequence[tables.Row], schema: pa.Schema) -> pa.Table:
-    """Rows, of which there is one at least, as DuckDB takes them."""
-    arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _held(time_ms: int | None) -> int | None:

@@ -218,3 +218,9 @@ CREATE TABLE projection.custom (name VARCHAR, kind VARCHAR, version VARCHAR, def
 )
 
 Row = Sequence[Any]
+
+
+def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """Rows, of which there is one at least, as DuckDB takes them."""
+    arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
