@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
+from ctxlog import ContextLog
 from ctxlog.core.digests import state_digest
 from ctxlog.core.partitioner import partition_of
-from ctxlog.projection import columnar, packed, streams
+from ctxlog.log.memory import MemoryLog
+from ctxlog.model.events import MessageAppended
+from ctxlog.projection import columnar, packed, store, streams
 from ctxlog.projection import projector as module
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.states import state_of
@@ -31,6 +34,7 @@ def project(play: Play, path: Path, dice: random.Random | None = None) -> Projec
         patch.setattr(columnar, "RECORDS_MIN", dice.choice((1, 1, 3, 1000)))
         patch.setattr(streams, "PACKED_MIN", dice.choice((0, 2, 2048)))
         patch.setattr(packed, "RECENT_MIN", dice.choice((0, 3)))
+        patch.setattr(store, "CHECKPOINT_ROWS", dice.choice((1, 20, 100_000)))
         patch.setattr(module, "BATCH_RECORDS", dice.choice((1, 2, 7, 1000)))
         patch.setattr(module, "Residents", lambda: Residents(dice.choice((1, 30))))
         projector = Projector(play.log, path)
@@ -90,6 +94,21 @@ def test_views_do_not_depend_on_batches_restarts_and_memory(
     assert contents(whole) == contents(pieces)
     whole.close()
     pieces.close()
+
+
+def test_rows_are_brought_into_the_file_when_there_are_enough_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MemoryLog()
+    context = ContextLog(log).context("a/1")
+    monkeypatch.setattr(store, "CHECKPOINT_ROWS", 20)
+    projector = Projector(log, tmp_path / "views.duckdb")
+    waiting = []
+    for _ in range(5):
+        context.append_each([(MessageAppended(role="user", content="1"), {})] * 8)
+        projector.run_once()
+        wal = tmp_path / "views.duckdb.wal"
+        waiting.append(wal.exists() and wal.stat().st_size > 0)
+    projector.close()
+    assert waiting == [True, True, False, True, True]
 
 
 def test_streams_of_a_batch_stay_in_memory_and_others_make_room():
