@@ -27,6 +27,9 @@ microsecond longer, for the records of long streams alone."""
 PACKED_TOGETHER = 8
 """So many of them take the room of one that is not packed."""
 
+RECALLED_TOGETHER = 4096
+"""Versions of a stream that are recalled before it is packed."""
+
 IN_PARENT = "in_parent"
 """Why an event of a fork has no effect on what the fork itself holds: it is about something of its parent's."""
 
@@ -213,6 +216,8 @@ class Stream:
             return
         arbiter.remember(event_id, row.version)
         arbiter.version = row.version
+        if row.version % RECALLED_TOGETHER == 0:
+            self.pack()  # Not only at the end: until then it would be as large as if there were no packing.
         if row.meta["target"] is not None:
             arbiter.targets[row.meta["target"]] = row.version
         if row.anomaly is None:
