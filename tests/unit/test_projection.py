@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 import oracle
 from ctxlog import ContextLog
 from ctxlog.core.digests import state_digest
+from ctxlog.core.evolve import Evolving
 from ctxlog.core.partitioner import partition_of
 from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import MessageAppended
+from ctxlog.model.records import EventRecord
 from ctxlog.projection import columnar, packed, store, streams
 from ctxlog.projection import projector as module
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.states import state_of
-from ctxlog.projection.streams import Residents, Stream
+from ctxlog.projection.streams import Residents, Stream, forget_texts
 from unit.test_core_against_oracle import Play, plays
 
 
@@ -82,6 +84,48 @@ def test_rows_and_states_are_those_of_the_oracle(play: Play, seed: int, tmp_path
             assert state.to_dict() == expected
             assert state_digest(state.to_dict()) == oracle.state_digest(expected)
     projector.close()
+
+
+def any_event(dice: random.Random) -> EventRecord:
+    """An event about one of a few messages, calls and facts; most are in order."""
+    event_id, call_id, key = dice.choice("abcdefgh"), dice.choice(("call-a", "call-b", "call-c")), dice.choice(("x", "y"))
+    texts = {"content": "1", "parts": None, "name": None}
+    times = dict.fromkeys(("valid_from", "valid_to", "expires_at"))
+    kind, target, payload = dice.choice(
+        (
+            ("MessageAppended", None, {"role": "user", "tool_call_id": None, **texts}),
+            ("MessageRedacted", f"message:{event_id}", {"message_id": event_id, "reason": None}),
+            ("FactSet", f"fact:{key}", {"key": key, "value": "1", **times}),
+            ("FactRemoved", f"fact:{key}", {"key": key}),
+            (
+                "ToolCalled",
+                f"call:{call_id}",
+                {
+                    "call_id": call_id, "name": dice.choice("nm"), "arguments": dice.choice(("1", "2")), "source_id": None,
+                    "message_id": dice.choice((None, None, "a", "b")), "idempotency_key": dice.choice((None, "k")),
+                    "lease_expires_at": dice.choice((None, 1)),
+                },
+            ),
+            ("ToolReturned", f"call:{call_id}", {"call_id": call_id, "failed": dice.random() < 0.5, **texts}),
+            ("StreamClosed", None, {"reason": None}),
+        )
+    )  # fmt: skip
+    target = "fact:z" if dice.random() < 0.05 else target
+    meta = {"event_id": event_id, "agent_id": None, "scope": "default", "target": target, "occurred_at": None}
+    return EventRecord(0, 0, 0, f"ctxlog.{kind}", meta, payload, b"", 0, True)
+
+
+@given(seed=st.integers(0, 2**32), packed_min=st.sampled_from((0, 2, 2048)))
+def test_a_shape_judges_every_event_as_the_whole_state_does(seed: int, packed_min: int) -> None:
+    dice, state, stream = random.Random(seed), Evolving("s"), Stream("s", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "PACKED_MIN", packed_min)
+        for version in range(2, 100):
+            event = any_event(dice)
+            said = state.take(version, event._replace(payload=dict(event.payload)))
+            forget_texts(event)
+            assert stream.evolving.take(version, event) == said
+            stream.pack()
 
 
 @settings(max_examples=12)
