@@ -330,12 +330,16 @@ def test_a_real_disk_that_is_full_pauses_it_and_room_lets_it_go_on(small_disk: P
     assert contents(instance.published) == expected(log, tmp_path / "whole.duckdb")
 
 
-def test_a_damaged_file_is_made_anew(memory: MemoryLog, instance: Instance, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["changed", "cut short"])
+def test_a_damaged_file_is_made_anew(memory: MemoryLog, instance: Instance, tmp_path: Path, damage: str) -> None:
     """All that it held is in the log."""
     write(memory, 30)
     once(memory, instance)
     damaged = bytearray(instance.file.read_bytes())
-    damaged[3 * 4096 + 100 :: 4096] = bytes(byte ^ 0xFF for byte in damaged[3 * 4096 + 100 :: 4096])
+    if damage == "changed":
+        damaged[3 * 4096 + 100 :: 4096] = bytes(byte ^ 0xFF for byte in damaged[3 * 4096 + 100 :: 4096])
+    else:
+        del damaged[len(damaged) // 3 :]
     instance.file.write_bytes(damaged)
     told: list[str] = []
     once(memory, instance, tell=told.append)

@@ -388,7 +388,7 @@ class ViewStore:
             )
         if "No space left" in text or "disk full" in text.lower() or getattr(error, "errno", None) == 28:
             return ViewsFullError(f"{self.path}: the disk is full; nothing of the batch was kept. Make room.")
-        if "Corrupt database file" in text or "checksum" in text:
+        if any(said in text for said in ("Corrupt database file", "checksum", "Could not read enough bytes")):
             return ViewsDamagedError(
                 f"{self.path}: the file is damaged; nothing was changed. All that it held is in the log, so it is made anew: "
                 "`ctxlog projector rebuild`."
@@ -402,7 +402,10 @@ class ViewStore:
             )
         # Other errors may quote what is stored.
         said = f": {text.splitlines()[0][:200]}" if isinstance(error, OSError) or "IO Error" in text[:40] else ""
-        return ViewsError(f"{self.path}: the views cannot be used ({type(error).__name__}{said}); nothing was changed.")
+        return ViewsError(
+            f"{self.path}: the views cannot be used ({type(error).__name__}{said}); nothing was changed. Where the file is none of "
+            "views, `ctxlog projector rebuild` makes them."
+        )
 
 
 def _held(time_ms: int | None) -> int | None:
