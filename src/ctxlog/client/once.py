@@ -241,9 +241,8 @@ class Once:
 
     def failed(self, raised: BaseException, taken: Taken) -> None:
         """Record what the tool raised: whatever it is, an interrupt too. It runs no longer, and who comes next need not wait."""
-        text = f"{type(raised).__name__}: {raised}"[:FAILURE_CHARS_MAX]
         try:
-            self._record(text, taken, failed=True)
+            self._record(_said(raised), taken, failed=True)
         except CtxlogError as error:
             raised.add_note(f"ctxlog did not record that the call failed: {error}")
 
@@ -286,6 +285,15 @@ class Once:
 
     def _expecting(self, version: int) -> AppendOptions:
         return {**self._options, "expected_targets": {self._target: version}}
+
+
+def _said(raised: BaseException) -> str:
+    """Type and text of an exception, as far as it has one: its own code makes it, and may fail too."""
+    name = type(raised).__name__
+    try:
+        return f"{name}: {raised}"[:FAILURE_CHARS_MAX]
+    except Exception:
+        return name
 
 
 def _is_unrecorded(value: Any) -> bool:
