@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from typing import Any
@@ -327,3 +328,18 @@ def test_a_decision_is_recorded_though_its_task_is_cancelled_before_the_record_h
             return await types(log.context("decisions/refunds"))
 
     assert run(main) == ["DecisionRecorded"]
+
+
+def test_tools_that_begin_each_other_by_tasks_that_outlive_them_are_not_all_kept() -> None:
+    begun = threads.Threads()
+
+    def begin() -> contextvars.Context:
+        with begun.tool():
+            return contextvars.copy_context()  # As a task that is begun here has it.
+
+    inside = contextvars.copy_context()
+    for _ in range(5):
+        inside = inside.run(begin)
+    last = inside[threads._tool]
+    assert last is not None
+    assert (last.ended, last.outer) == (True, None)

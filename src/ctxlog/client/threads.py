@@ -76,7 +76,11 @@ class Threads:
     @contextlib.contextmanager
     def tool(self) -> Iterator[None]:
         """A tool is under way inside: `shutdown` waits for it, and takes calls that it makes. Raises `LogClosedError`."""
-        tool = _Tool(_tool.get())
+        outer = _tool.get()
+        # A task may outlive the tool that began it, and begin another one: that must not keep all that were before.
+        while outer is not None and outer.ended:
+            outer = outer.outer
+        tool = _Tool(outer)
         with self._change:
             self._check_open()
             self._tools.add(tool)
@@ -85,6 +89,7 @@ class Threads:
             yield
         finally:
             with self._change:
+                tool.ended = True
                 self._tools.remove(tool)
                 self._change.notify_all()
             with contextlib.suppress(ValueError):  # A coroutine that nobody awaits any more ends anywhere.
@@ -144,6 +149,7 @@ class _Tool:
 
     def __init__(self, outer: _Tool | None) -> None:
         self.outer = outer
+        self.ended = False
 
 
 _tool: contextvars.ContextVar[_Tool | None] = contextvars.ContextVar("tool", default=None)
