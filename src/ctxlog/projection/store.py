@@ -403,8 +403,8 @@ class ViewStore:
         # Other errors may quote what is stored.
         said = f": {text.splitlines()[0][:200]}" if isinstance(error, OSError) or "IO Error" in text[:40] else ""
         return ViewsError(
-            f"{self.path}: the views cannot be used ({type(error).__name__}{said}); nothing was changed. Where the file is none of "
-            "views, `ctxlog projector rebuild` makes them."
+            f"{self.path}: the views cannot be used ({type(error).__name__}{said}); nothing was changed. Where the file is "
+            "none of views, `ctxlog projector rebuild` makes them."
         )
 
 
