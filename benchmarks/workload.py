@@ -192,7 +192,7 @@ def stream_id_of(number: int) -> str:
 def interleaved(of_streams: Sequence[int], rng: random.Random, workload: Workload) -> Iterator[tuple[int, RawEvent]]:
     """The events of many streams of given lengths, each with its stream's number, as a log gets them: mixed."""
     remaining = list(of_streams)
-    sources = [workload.stream(stream_id_of(number)) for number in range(len(remaining))]
+    sources: dict[int, Iterator[RawEvent]] = {}
     waiting = list(range(len(remaining) - 1, 0, -1))
     active = [0] * max(1, ACTIVE // 20) + [waiting.pop() for _ in range(min(ACTIVE, len(waiting)))]
     while active:
@@ -200,8 +200,11 @@ def interleaved(of_streams: Sequence[int], rng: random.Random, workload: Workloa
         number = active[place]
         if remaining[number]:
             remaining[number] -= 1
+            if number not in sources:
+                sources[number] = workload.stream(stream_id_of(number))
             yield number, next(sources[number])
         if not remaining[number]:
+            sources.pop(number, None)  # It would keep its last texts: 13 MB for a million events.
             if waiting:
                 active[place] = waiting.pop()
             else:

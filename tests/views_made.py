@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ctxlog import ContextLog
 from ctxlog.log.memory import MemoryLog
 from ctxlog.log.protocol import EventLog
+from ctxlog.projection.custom import Projection, SqlViews
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.publish import publish
 from ctxlog.projection.query import Views
@@ -34,9 +35,15 @@ def write_more(log: EventLog, streams: Iterable[str] = STREAMS) -> None:
         ContextLog(log).context(stream_id).add_message("user", "And another thing.")
 
 
-def published(log: EventLog, folder: Path, name: str = "current", partitions: Iterable[int] | None = None) -> Path:
+def published(
+    log: EventLog,
+    folder: Path,
+    name: str = "current",
+    partitions: Iterable[int] | None = None,
+    projections: Sequence[Projection | SqlViews] = (),
+) -> Path:
     """The views of a log, or of some of its partitions, published by an instance of this name."""
-    projector = Projector(log, folder / f".{name}.duckdb", partitions)
+    projector = Projector(log, folder / f".{name}.duckdb", partitions, projections)
     projector.run_once()
     publish(projector.store, folder / f"{name}.duckdb")
     projector.close()

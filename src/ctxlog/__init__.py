@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ctxlog.client import Context, ContextLog
     from ctxlog.client.aio import AsyncContext, AsyncContextLog
-    from ctxlog.model.selection import Selection
+    from ctxlog.model.selection import Selection, TokenCounter
 
-__all__ = ["AsyncContext", "AsyncContextLog", "Context", "ContextLog", "Selection"]
+__all__ = ["AsyncContext", "AsyncContextLog", "Context", "ContextLog", "Selection", "TokenCounter"]
 
 _HOMES = {
     "AsyncContext": "ctxlog.client.aio",
@@ -22,6 +22,7 @@ _HOMES = {
     "Context": "ctxlog.client",
     "ContextLog": "ctxlog.client",
     "Selection": "ctxlog.model.selection",
+    "TokenCounter": "ctxlog.model.selection",
 }
 
 

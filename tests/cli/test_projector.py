@@ -19,6 +19,7 @@ import duckdb
 import pytest
 
 from cli.conftest import Program
+from ctxlog.cli.app import app
 from ctxlog.projection.figures import Figures
 from ctxlog.projection.metrics import Metrics, render
 from running import contents, rows, until
@@ -284,3 +285,33 @@ def test_views_of_an_older_release_are_made_anew_by_run(refunds: Program) -> Non
     assert "They are made anew; what is published stays until they are complete." in done.err
     assert refunds("projector", "status").err == ""
     assert json.loads(refunds("projector", "status", "-o", "jsonl").out)["lag_events"] == 0
+
+
+def test_what_duckdb_keeps_beside_the_file_is_for_its_owner_alone(refunds: Program) -> None:
+    refunds("projector", "run", "--once")
+    with started(refunds, "--publish-seconds", "60"):
+        views = refunds.folder / VIEWS
+        beside = views / ".current.duckdb.wal"
+        until(lambda: refunds("append", "refunds/1", "--message", "user", "hi") and beside.exists())
+        assert {path.name: path.stat().st_mode & 0o077 for path in views.glob(".current.duckdb*") if path.suffix != ".lock"} == {
+            ".current.duckdb": 0,
+            ".current.duckdb.wal": 0,
+        }
+
+
+@pytest.mark.parametrize("option", ["--publish-seconds", "--sign-seconds"])
+def test_nan_is_no_number_of_seconds(refunds: Program, option: str) -> None:
+    assert "is not a finite number" in refunds("projector", "run", option, "nan", code=2).err
+
+
+def test_a_ctrl_c_in_duckdb_is_an_interruption_and_no_fault(refunds: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB makes this of it, where it looks at signals in time; it does not always."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("Query interrupted")
+
+    monkeypatch.setattr("ctxlog.projection.rebuild.rebuild", fails)
+    monkeypatch.chdir(refunds.folder)
+    with pytest.raises(SystemExit) as ended_with:
+        app.main(["projector", "rebuild"])
+    assert ended_with.value.code == 130

@@ -15,8 +15,8 @@ from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, StateGraph
 
-from ctxlog import ContextLog
-from ctxlog.adapters.langgraph import CtxlogSaver
+from ctxlog import AsyncContextLog, ContextLog
+from ctxlog.adapters.langgraph import CtxlogSaver, CtxlogStore
 from ctxlog.errors import IntegrityError, InvalidInputError
 from ctxlog.model.events import ExtensionRecorded
 from langgraph_graphs import Said, SaidByWrites, agent, asked, talk_with, thread
@@ -185,7 +185,9 @@ def test_any_name_of_a_thread_is_kept(log, name):
 
 
 def test_a_name_too_long_for_a_stream_is_refused(log):
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(
+        InvalidInputError, match="thread_id, behind the agent's name: its written name has 304 bytes, expected at most 255"
+    ):
         cold(log).put(thread("x" * 300), empty_checkpoint(), {"source": "input"}, {})
 
 
@@ -216,8 +218,10 @@ def test_messages_that_no_event_has_room_for_are_exact(log):
 )
 def test_events_that_no_saver_wrote_are_refused(log, name, data):
     log.context("bot/t").append(ExtensionRecorded(name=f"langgraph.{name}", data=data))
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError, match="of stream 'bot/t'"):
         cold(log).get_tuple(thread("t"))
+    with pytest.raises(IntegrityError, match="of stream 'bot/t'"):  # Whoever lists all threads is told which.
+        list(cold(log).list(None))
 
 
 @pytest.mark.parametrize("kind", ["pickle", "json", "msgpack", "other"])
@@ -450,3 +454,10 @@ def test_a_message_changed_at_any_place_is_restored(log, place):
     many[place] = HumanMessage("new", id=f"{place}")
     state = agent(cold(log)).get_state(thread("t"))
     assert state.values["messages"] == [*many, HumanMessage("last", id="last")]
+
+
+def test_the_face_of_a_log_for_coroutines_is_refused(log):
+    """It would give coroutines that nobody awaits, and everything would look as if it had been kept."""
+    for kind in (CtxlogSaver, CtxlogStore):
+        with pytest.raises(InvalidInputError, match="expected a ContextLog, found AsyncContextLog"):
+            kind(AsyncContextLog(log), agent="bot")

@@ -10,6 +10,7 @@ from langgraph.graph import START, StateGraph
 
 from ctxlog import ContextLog
 from ctxlog.adapters.langgraph import CtxlogSaver, import_threads
+from ctxlog.errors import InvalidInputError
 from langgraph_graphs import Said, SaidByWrites, agent, asked, talk_with, thread
 
 
@@ -138,3 +139,8 @@ def test_writes_of_tasks_that_ran_beside_each_other_keep_their_order(log, source
     ours, theirs = (graph.compile(checkpointer=kept).get_state(thread("t")).values["messages"] for kept in (saver, source))
     assert ours == theirs
     assert told(saver, "t") == told(source, "t")
+
+
+def test_one_text_is_no_list_of_threads(log, source):
+    with pytest.raises(InvalidInputError, match="thread_ids"):
+        import_threads(source, CtxlogSaver(log, agent="bot"), "case-0")

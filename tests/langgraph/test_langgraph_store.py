@@ -108,6 +108,7 @@ def test_where_one_put_cannot_be_nothing_is_put(log):
         PutOp(("b",), 7, {}),
         PutOp((), "k", {}),
         PutOp(("b.c",), "k", {}),
+        PutOp("b", "k", {}),
         SearchOp((), limit=-1),
         SearchOp((), filter={"n": {"$in": 1}}),
         SearchOp((), query="tea"),
@@ -291,7 +292,7 @@ def test_a_fact_that_is_no_item_is_told_and_can_be_replaced(log, text):
         for read in (GetOp(("a",), "bad"), SearchOp(())):
             with pytest.raises(IntegrityError) as caught:
                 one.batch([read])
-            assert "shared/store/a" in str(caught.value)
+            assert "'shared/store/a': expected fact 'bad'" in str(caught.value)
             assert text not in str(caught.value) or text == "7"
     store.put(("a",), "bad", {"n": 2})
     assert len(cold(log).search(())) == 2

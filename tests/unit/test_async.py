@@ -24,8 +24,8 @@ from ctxlog.log.memory import MemoryLog
 from ctxlog.model.events import FactSet, MessageAppended
 
 
-def worker_threads() -> int:
-    return sum(thread.name.startswith("ctxlog") for thread in threading.enumerate())
+def worker_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("ctxlog")}
 
 
 # The event loop
@@ -49,23 +49,23 @@ def test_the_event_loop_goes_on_while_a_slow_log_takes_an_append() -> None:
 
 def test_threads_are_bounded_and_calls_wait_their_turn() -> None:
     backend = Gated()
-    before = worker_threads()
+    before = worker_threads()  # Those of other tests, which may just be ending.
 
     async def main() -> int:
         async with AsyncContextLog(ContextLog(backend)) as log:
             appending = [asyncio.create_task(log.context(f"slow/{number}").add_message("user", "x")) for number in range(40)]
             await until(lambda: backend.waiting == threads.THREADS_MAX)
             await asyncio.sleep(0.02)
-            assert backend.waiting == threads.THREADS_MAX == worker_threads() - before
+            assert backend.waiting == threads.THREADS_MAX == len(worker_threads() - before)
             backend.gate.set()
             await asyncio.gather(*appending)
             return len(await log.matching("slow/*"))
 
     assert run(main) == 40
     deadline = time.monotonic() + 10  # The thread that closed the log may just be ending.
-    while worker_threads() != before and time.monotonic() < deadline:
+    while worker_threads() - before and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert worker_threads() == before
+    assert worker_threads() <= before
 
 
 def test_a_hundred_tasks_update_one_stream_and_no_update_is_lost(folder: Any) -> None:
@@ -302,9 +302,8 @@ def public(kind: type) -> dict[str, Any]:
 @pytest.mark.parametrize(("face", "sync"), [(AsyncContext, Context), (AsyncContextLog, ContextLog), (AsyncDecision, Decision)])
 def test_the_face_has_every_method_with_the_same_arguments(face: type, sync: type) -> None:
     """So a method that is added to one and not to the other is found."""
-    internal = {"replayer", "before_append", "after_append", "note_state", "note_window", "leave", "record"}
+    internal = {"replayer", "before_append", "after_append", "check_room", "note_state", "note_window", "leave", "record"}
     there, here = public(sync), public(face)
-    here.pop("rationale", None)  # An attribute of the synchronous one.
     assert here.keys() == there.keys() - internal
     for name, method in here.items():
         original = there[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -341,3 +342,22 @@ def test_after_a_failed_commit_and_a_restart_nothing_is_missing_or_there_twice(
     assert failed == 3
     assert query(projector, "SELECT version FROM texts.said ORDER BY rowid") == [(version,) for version in range(1, 31)]
     projector.close()
+
+
+class Leaves(Texts):
+    def project(self, event: ProjectedEvent) -> Any:
+        sys.exit(0)
+
+
+def test_a_projection_that_leaves_the_process_failed(tmp_path: Path) -> None:
+    with pytest.raises(ProjectionError, match="SystemExit"):
+        projected(messages("a"), tmp_path / "views.duckdb", Leaves())
+
+
+class Short(Texts):
+    types = ("MessageAppended",)
+
+
+def test_a_type_without_its_namespace_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ProjectionError, match=r"there is no event type MessageAppended.*ctxlog\.MessageAppended"):
+        projected(messages("a"), tmp_path / "views.duckdb", Short())

@@ -10,9 +10,10 @@ import pytest
 from ctxlog.errors import StorageError, ViewsBusyError, ViewsError, ViewsFullError
 from ctxlog.log.memory import MemoryLog
 from ctxlog.projection import rebuild as module
+from ctxlog.projection.custom import SqlViews
 from ctxlog.projection.instance import Instance
 from ctxlog.projection.projector import Projector
-from ctxlog.projection.rebuild import check, rebuild
+from ctxlog.projection.rebuild import check, rebuild, rebuild_one
 from ctxlog.projection.running import Running
 from ctxlog.projection.store import ViewStore
 from running import Failing, contents, expected, rows, run, until, write
@@ -141,3 +142,34 @@ def test_it_refuses_while_a_projector_runs(memory: MemoryLog, instance: Instance
         with pytest.raises(ViewsBusyError):
             rebuild(memory, instance)
     rebuild(memory, instance)
+
+
+COUNTED = SqlViews("counted", "CREATE VIEW n AS SELECT count(*) AS n FROM events", "counted.sql")
+
+
+def test_it_says_what_was_added_and_is_not_there_any_more(memory: MemoryLog, instance: Instance) -> None:
+    Running(memory, instance, projections=[COUNTED]).run(once=True)
+    said: list[str] = []
+    rebuild(memory, instance, [COUNTED], tell=said.append)
+    assert said == []
+    rebuild(memory, instance, tell=said.append)
+    assert said == ["projection counted: dropped, because it is not named any more."]
+
+
+def test_one_view_is_not_made_of_a_file_that_is_not_there(memory: MemoryLog, instance: Instance) -> None:
+    Running(memory, instance, projections=[COUNTED]).run(once=True)
+    instance.file.unlink()
+    before = files(instance)
+    with pytest.raises(ViewsError, match="there are no views of which counted could be made"):
+        rebuild_one(memory, instance, "counted", [COUNTED], print)
+    assert {name: found for name, found in files(instance).items() if not name.endswith(".lock")} == {
+        name: found for name, found in before.items() if not name.endswith(".lock")
+    }
+
+
+def test_what_a_killed_rebuild_left_is_gone_after_the_next_run(memory: MemoryLog, instance: Instance) -> None:
+    for name in (".current.duckdb.new", ".current.duckdb.new.wal", ".current.duckdb.new.tmp/duckdb_temp_storage-0.tmp"):
+        (instance.folder / name).parent.mkdir(exist_ok=True)
+        (instance.folder / name).write_bytes(b"x" * 100)
+    Running(memory, instance).run(once=True)
+    assert not [name for name in files(instance) if ".new" in name]

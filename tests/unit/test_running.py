@@ -296,3 +296,35 @@ class _Gone(MemoryLog):
 def test_a_log_whose_first_records_are_gone_is_refused(instance: Instance) -> None:
     with pytest.raises(BelowHorizonError):
         Running(_Gone(1), instance).run()
+
+
+def test_readers_do_not_go_back_where_the_file_has_to_be_made_again(
+    memory: MemoryLog, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody deleted what is not shown; the published file is complete."""
+    monkeypatch.setattr(projecting, "BATCH_RECORDS", 7)
+    write(memory, 40)
+    once(memory, instance)
+    complete = rows(instance.published)
+    instance.file.unlink()
+    seen: list[int] = []
+    write(memory, 5)
+    once(memory, instance, publish_seconds=0.0, show=lambda _: seen.append(rows(instance.published)))
+    assert min(seen) == complete
+    assert rows(instance.published) >= complete + 5
+
+
+def test_a_run_that_is_stopped_before_it_is_as_far_as_what_is_published_leaves_that(
+    memory: MemoryLog, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projecting, "BATCH_RECORDS", 7)
+    write(memory, 40)
+    once(memory, instance)
+    before = contents(instance.published)
+    instance.file.unlink()
+    said: list[str] = []
+    running = Running(memory, instance, tell=said.append, publish_seconds=0.0, show=lambda _: running.stop())
+    assert not running.run(once=True)
+    assert contents(instance.published) == before
+    assert running.unpublished
+    assert "holds more than was projected again by now" in said[-1]

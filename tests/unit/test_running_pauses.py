@@ -120,6 +120,9 @@ def test_a_full_disk_at_a_publication_pauses_and_the_last_one_stays(
         time.sleep(0.1)  # several tries
         assert len(following.said) == 1
         assert contents(instance.published) == before
+        behind = following.running.figures.lag_events
+        write(memory, 10)  # Whoever watches the lag sees it grow.
+        until(lambda: following.running.figures.lag_events >= behind + 10)
         full[0] = False
         until(lambda: is_at(following, memory))
     assert [sentence.partition(":")[0] for sentence in following.said] == ["paused", "goes on."]
@@ -134,6 +137,7 @@ def test_a_stop_while_the_disk_is_full_says_that_nothing_was_published(
         with run(memory, instance) as following:
             until(lambda: following.running.figures.paused == "disk")
     assert "not published" in following.said[-1]
+    assert following.running.unpublished
     assert not instance.published.exists()
     once(memory, instance)
     assert rows(instance.published) == 3
@@ -326,12 +330,16 @@ def test_a_real_disk_that_is_full_pauses_it_and_room_lets_it_go_on(small_disk: P
     assert contents(instance.published) == expected(log, tmp_path / "whole.duckdb")
 
 
-def test_a_damaged_file_is_made_anew(memory: MemoryLog, instance: Instance, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["changed", "cut short"])
+def test_a_damaged_file_is_made_anew(memory: MemoryLog, instance: Instance, tmp_path: Path, damage: str) -> None:
     """All that it held is in the log."""
     write(memory, 30)
     once(memory, instance)
     damaged = bytearray(instance.file.read_bytes())
-    damaged[3 * 4096 + 100 :: 4096] = bytes(byte ^ 0xFF for byte in damaged[3 * 4096 + 100 :: 4096])
+    if damage == "changed":
+        damaged[3 * 4096 + 100 :: 4096] = bytes(byte ^ 0xFF for byte in damaged[3 * 4096 + 100 :: 4096])
+    else:
+        del damaged[len(damaged) // 3 :]
     instance.file.write_bytes(damaged)
     told: list[str] = []
     once(memory, instance, tell=told.append)

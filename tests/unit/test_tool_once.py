@@ -125,6 +125,19 @@ def test_an_interrupt_is_recorded_as_a_failure_so_that_nobody_waits_for_the_leas
     assert other.tool_once("pay", PAY, run=Tool("paid"), key="refund", timeout_seconds=0) == "paid"
 
 
+def test_a_failure_whose_text_cannot_be_made_is_recorded_by_its_type_and_goes_on_as_it_is(ctx: Context, other: Context) -> None:
+    class WordlessError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    with pytest.raises(WordlessError) as raised:
+        ctx.tool_once("pay", PAY, run=Tool(WordlessError()), key="refund")
+    assert not hasattr(raised.value, "__notes__")
+    failed = ctx.state.tool_calls["refund"]
+    assert (failed.status, failed.result) == ("failed", "WordlessError")
+    assert other.tool_once("pay", PAY, run=Tool("paid"), key="refund", timeout_seconds=0) == "paid"
+
+
 def test_a_failure_that_cannot_be_recorded_does_not_hide_what_the_tool_raised(ctx: Context, other: Context) -> None:
     def run(_: Any) -> None:
         other.add_tool_result("refund", "settled by hand")

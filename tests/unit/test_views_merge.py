@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import shutil
 import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
 from ctxlog.errors import ViewsBusyError, ViewsError
+from ctxlog.projection.custom import ProjectedEvent, Projection, SqlViews
 from ctxlog.projection.merge import MERGED, merge
 from ctxlog.projection.query import Views
-from views_made import all_of, asked, log_of, published, write_more
+from views_made import STREAMS, all_of, asked, log_of, published, write_more
 
 
 @pytest.fixture
@@ -90,6 +93,17 @@ def test_what_an_instance_publishes_is_no_target(several: Path) -> None:
     assert (several / "a.duckdb").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "log.sqlite", ".a.duckdb", ".hidden"])
+def test_what_is_no_published_file_is_not_replaced(several: Path, name: str) -> None:
+    target = several / name
+    if not name.startswith("."):
+        target.write_bytes(b"what somebody needs")
+    before = target.read_bytes() if target.exists() else None
+    with pytest.raises(ViewsError, match="this is no published file of views, and is not replaced"):
+        merge(several, target)
+    assert (target.read_bytes() if target.exists() else None) == before
+
+
 def test_nothing_is_made_where_a_file_is_not_in_order(several: Path) -> None:
     (several / "x.duckdb").write_bytes(b"no views")
     with pytest.raises(ViewsError, match=r"x\.duckdb"):
@@ -115,3 +129,57 @@ def test_one_process_at_a_time_makes_it(several: Path) -> None:
         with pytest.raises(ViewsBusyError):
             merge(several, several / MERGED)
     merge(several, several / MERGED)
+
+
+class Said(Projection):
+    """What was said, in which version somebody makes it."""
+
+    name = "said"
+    version = 1
+    tables = "CREATE TABLE texts (text VARCHAR, made INTEGER)"
+    types = ("ctxlog.MessageAppended",)
+
+    def project(self, event: ProjectedEvent) -> Iterable[tuple[str, Sequence[Any]]]:
+        yield "texts", (event.payload["content"], self.version)
+
+
+class SaidAnew(Said):
+    version = 2
+
+
+COUNT = SqlViews("counted", "CREATE VIEW n AS SELECT count(*) AS n FROM events", "counted.sql")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "there"),
+    [
+        ([Said(), COUNT], [Said(), COUNT], {"said", "counted"}),
+        ([Said(), COUNT], [COUNT], {"counted"}),
+        ([COUNT], [Said(), COUNT], {"counted"}),
+        ([Said()], [SaidAnew()], set()),
+        ([SaidAnew(), COUNT], [Said()], set()),
+    ],
+)
+def test_what_people_added_is_there_where_all_files_have_it_in_one_version(
+    tmp_path: Path, first: list[Any], second: list[Any], there: set[str]
+) -> None:
+    """As while a change of it reaches one instance after the other. All else is there whatever they have."""
+    folder, log = tmp_path / "views", log_of()
+    published(log, folder, "a", [0, 1], first)
+    published(log, folder, "b", [2, 3], second)
+    texts = sorted(f"Hello from {stream_id}" for stream_id in STREAMS)
+    merge(folder, tmp_path / "merged.duckdb")
+    for place in (folder, alone(tmp_path / "merged.duckdb", tmp_path)):
+        with Views(place) as views:
+            assert sorted(text for (text,) in asked(views, "SELECT content FROM messages")) == texts
+            assert {name for (name,) in asked(views, "SELECT name FROM projection.custom")} == there
+            schemas = {
+                name
+                for (name,) in asked(views, "SELECT schema_name FROM duckdb_schemas() WHERE database_name = current_database()")
+            }
+            assert schemas & {"said", "counted"} == there
+            if "said" in there:
+                assert sorted(asked(views, "SELECT text, made FROM said.texts")) == [(text, 1) for text in texts]
+            if "counted" in there:
+                ((counted,),) = asked(views, "FROM counted.n")
+                assert [(counted,)] == asked(views, "SELECT count(*) FROM events")

@@ -89,6 +89,32 @@ def test_a_decision_reads_several_contexts_and_each_read_names_all_of_them(log: 
     assert log.context("refunds/2").replay(f"decision:{decision.id}").state.version == 6
 
 
+@pytest.mark.parametrize(
+    "counter",
+    [
+        len,
+        "words",
+        ("words", "2", len),
+        TokenCounter("words", "2", 5),  # type: ignore[arg-type]
+        TokenCounter("words", 2, len),  # type: ignore[arg-type]
+        TokenCounter("\ud83d", "2", len),
+        TokenCounter("w" * 300, "2", len),
+    ],
+    ids=range(7),
+)
+def test_what_is_no_token_counter_is_refused_and_nothing_is_recorded(log: ContextLog, counter: Any) -> None:
+    """A name that cannot be recorded is refused too: otherwise every later append inside would fail for it."""
+    with log.decision("k", agent="refunds") as decision:
+        for read in (
+            lambda: log.context("refunds/1").window(max_tokens=5, counter=counter),
+            lambda: log.window(Selection(streams=["refunds/1"]), counter=counter),
+            lambda: decision.read(log.context("refunds/1"), counter=counter),
+        ):
+            with pytest.raises(InvalidInputError, match=r"^counter: .*; nothing was read"):
+                read()
+    assert receipts(log) == []
+
+
 def test_the_window_of_a_log_is_recorded_inside_a_decision_too_and_of_a_counter_its_name(log: ContextLog) -> None:
     counter = TokenCounter("words", "2", lambda text: len(text.split()))
     with log.decision("refund", agent="refunds") as decision:

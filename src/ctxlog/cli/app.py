@@ -23,6 +23,9 @@ from ctxlog.errors import CtxlogError, InvalidInputError
 
 FAILED, USAGE, INTERRUPTED, OUTPUT_CLOSED = 1, 2, 130, 141
 
+_DUCKDB_INTERRUPTED = "Query interrupted"
+"""What DuckDB makes of a Ctrl-C, as a RuntimeError."""
+
 
 class Entry(NamedTuple):
     """A command: its group in the help, the module that has it, the line that describes it."""
@@ -180,6 +183,9 @@ class App(click.Group):
             note("out of memory; nothing was changed that was not acknowledged.", kind="Error")
             return FAILED
         except Exception as error:
+            if isinstance(error, RuntimeError) and str(error) == _DUCKDB_INTERRUPTED:
+                print("Interrupted.", file=sys.stderr)
+                return INTERRUPTED
             return _fault(error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NO_VIEWS = 1
+TERMINATED = 128 + signal.SIGTERM
 
 
 @click.group(
@@ -41,6 +42,17 @@ NO_VIEWS = 1
 )
 def projector_command() -> None:
     """Keep DuckDB views of the log up to date. What is published can be queried at any time, by any number of processes."""
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds; NaN is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return found
 
 
 def views_option(function: F) -> F:
@@ -87,16 +99,14 @@ def instance_of(session: Session, views: Path | None, name: str) -> Instance:
 @projection_option
 @click.option(
     "--publish-seconds",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     metavar="N",
     default=5.0,
     show_default=True,
     help="Publish so often at most.",
 )
 @click.option("--sign", "named", metavar="KEY", help="Sign what was projected with this key, as `ctxlog sign` does.")
-@click.option(
-    "--sign-seconds", type=click.FloatRange(min=0), metavar="N", default=300.0, show_default=True, help="Sign so often at most."
-)
+@click.option("--sign-seconds", type=Seconds(min=0), metavar="N", default=300.0, show_default=True, help="Sign so often at most.")
 @keys_option
 @heads_option
 @click.option("--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Prometheus on 127.0.0.1; 0: a free port.")
@@ -131,6 +141,7 @@ def run_command(
     instance, added = instance_of(session, views, name), load_projections(projections)
     with session.opened() as opened, contextlib.ExitStack() as stack:
         watch = stack.enter_context(Watch())
+        stack.enter_context(instance.private())
         caches = CacheKeeper(opened.log, opened.snapshots)
         signer = None if named is None else stack.enter_context(signer_of(opened, named, keys, heads))
         running = Running(
@@ -176,11 +187,26 @@ def _signals(running: Running) -> Iterator[set[int]]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does, so that nothing half-made stays."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _print_run(session: Session, instance: Instance, running: Running) -> None:
     figures = running.figures
     if session.people:
         behind = f", {figures.lag_events:,} behind" if figures.lag_events else ""
-        line(f"projected: {text.count(figures.records, 'record')}{behind}; published in {text.visible(str(instance.published))}")
+        where = "not published" if running.unpublished else f"published in {text.visible(str(instance.published))}"
+        line(f"projected: {text.count(figures.records, 'record')}{behind}; {where}")
         return
     partitions = [
         {
@@ -191,7 +217,8 @@ def _print_run(session: Session, instance: Instance, running: Running) -> None:
         }
         for partition, start in sorted(figures.next_offsets.items())
     ]
-    found = {"records": figures.records, "batches": figures.batches, "file": str(instance.published), "partitions": partitions}
+    file = None if running.unpublished else str(instance.published)
+    found = {"records": figures.records, "batches": figures.batches, "file": file, "partitions": partitions}
     print_json(found, session.output)
 
 
@@ -288,15 +315,19 @@ def rebuild_command(session: Session, view: str | None, name: str, views: Path |
     if view is not None:
         if view not in [one.name for one in added]:
             raise click.UsageError(f"view {view!r}: expected the name of one that --projection adds; nothing was changed.")
-        with session.opened() as opened:
+        with session.opened() as opened, instance.private():
             rebuild_one(opened.log, instance, view, added, note)
         if session.people:
             line(f"rebuilt: {text.visible(view)}; published in {text.visible(str(instance.published))}")
         else:
             print_json({"view": view, "file": str(instance.published)}, session.output)
         return
-    with session.opened() as opened, progress("Projecting") as projecting, progress("Comparing with the log") as checking:
-        made = rebuild(opened.log, instance, added, projecting=projecting, checking=checking)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(session.opened())
+        projecting, checking = (stack.enter_context(progress(what)) for what in ("Projecting", "Comparing with the log"))
+        stack.enter_context(instance.private())
+        stack.enter_context(_ended_in_order())
+        made = rebuild(opened.log, instance, added, tell=note, projecting=projecting, checking=checking)
     if session.people:
         line(f"rebuilt: {text.count(made.records, 'record')}; published in {text.visible(str(instance.published))}")
         return

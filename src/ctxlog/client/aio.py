@@ -18,6 +18,7 @@ from ctxlog.client.deciding import Decision
 from ctxlog.client.log import ContextLog
 from ctxlog.client.options import AppendOptions
 from ctxlog.client.threads import Face, Threads, alone, finished, in_thread, iterated
+from ctxlog.errors import InvalidInputError
 from ctxlog.model.points import Point
 from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, SelectionOptions, TokenCounter, Window
 from ctxlog.model.state import ContextState
@@ -74,11 +75,19 @@ class AsyncContextLog(Face[ContextLog]):
     resolve = in_thread(ContextLog.resolve)
 
     async def close(self) -> None:
-        """Wait for the calls that are under way, and let go of the log's files and connections."""
+        """Wait for the calls and tools that are under way, and let go of the log's files and connections.
+
+        Raises:
+            InvalidInputError: It was called by a tool that is under way, and would wait for itself.
+        """
+        if self._threads.in_tool():
+            raise InvalidInputError("close: called by a tool of this log, for which it has to wait; nothing was closed.")
 
         def close() -> None:
-            self._threads.shutdown()
-            self._sync.close()
+            try:
+                self._threads.shutdown()
+            finally:
+                self._sync.close()
 
         await finished(alone(close))
 
@@ -154,7 +163,7 @@ class AsyncContext(Face[Context]):
         `run` is a coroutine function, which runs in the event loop, or a plain function, which runs in a thread. A coroutine that
         is cancelled is recorded as failed, unless it returns all the same; a thread is waited for, and what it returned recorded.
         """
-        from ctxlog.client.once import Known, Taken
+        from ctxlog.client.once import Known
         from ctxlog.client.updating import Tries
 
         make = partial(
@@ -164,24 +173,35 @@ class AsyncContext(Face[Context]):
         once = await self._threads.run(make)
         tries, pause = Tries(timeout_seconds), LOOK_SECONDS
         while True:
-            found = await self._attempt(once)
+            with self._threads.tool():
+                # A look before a thread is taken, for which many may wait who do not know yet that there is a result.
+                found = await self._threads.run(once.look)
+                if found is None and _is_async(run):
+                    found = await self._in_loop(once, run, arguments)
+                elif found is None:
+                    found = await self._threads.run_tool(partial(_in_thread, once))
             if isinstance(found, Known):
                 return found.value
-            if isinstance(found, Taken):
-                break
             # No thread waits: the one who runs it may need one.
             await asyncio.sleep(min(pause, once.wait_seconds(found, tries)))
             pause *= 2
-        if not _is_async(run):
-            return await self._threads.run(once.run, found)
+
+    async def _in_loop(self, once: Once, run: Callable[[Any], Any], arguments: Any) -> Known | Held:
+        from ctxlog.client.once import Known, Taken
+
+        found = await self._attempt(once)
+        while isinstance(found, Taken) and found.is_over():  # The event loop was busy with something else.
+            found = await self._attempt(once)
+        if not isinstance(found, Taken):
+            return found
         try:
             result = await run(arguments)
         except GeneratorExit:
             raise  # The event loop is gone, and nothing can be recorded. The lease ends.
         except BaseException as raised:
-            await self._threads.run(once.failed, raised, found)
+            await self._threads.run_surely(once.failed, raised, found)
             raise
-        return await self._threads.run(once.returned, result, found)
+        return Known(await self._threads.run_surely(once.returned, result, found))
 
     async def _attempt(self, once: Once) -> Known | Held | Taken:
         from ctxlog.client.once import Taken
@@ -191,7 +211,7 @@ class AsyncContext(Face[Context]):
             return await finished(trying)
         except asyncio.CancelledError as cancelled:
             if not trying.cancelled() and trying.exception() is None and isinstance(found := trying.result(), Taken):
-                await self._threads.run(once.failed, cancelled, found)  # Nobody shall wait for a lease that nobody uses.
+                await self._threads.run_surely(once.failed, cancelled, found)  # Nobody shall wait for a lease that nobody uses.
             raise
 
 
@@ -258,7 +278,7 @@ class AsyncDecision(Face[Decision]):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._sync.leave()
-        await self._threads.run(self._sync.record, kind, error)
+        await self._threads.run_surely(self._sync.record, kind, error)
 
 
 def _is_async(run: Any) -> bool:
@@ -270,3 +290,16 @@ def _once(context: Context, name: str, arguments: Any, **given: Any) -> Once:
     from ctxlog.client.once import Once
 
     return Once(context, name, arguments, **given)
+
+
+def _in_thread(once: Once, cancelled: Callable[[], bool]) -> Known | Held:
+    """Take the lease, run the tool and record how it ended: all in the thread that is here, so that no lease waits for one."""
+    from ctxlog.client.once import Held, Known, Taken
+
+    found = once.attempt()
+    if not isinstance(found, Taken):
+        return found
+    if cancelled():
+        once.failed(asyncio.CancelledError(), found)  # Nobody shall wait for a lease that nobody uses.
+        return Held(found.expires_at, 0)  # Whoever was cancelled takes nothing.
+    return Known(once.run(found))

@@ -7,6 +7,9 @@
 
 A read costs no write of its own, so what an agent merely looked at before it was killed is not in the log; what it did about
 it is.
+
+What the record at the end has no room for is refused where it is set, read or begun: at the end its effects are in the log, and
+nothing can be mended.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from ctxlog.core.digests import selection_digest
-from ctxlog.errors import CtxlogError, InvalidInputError
+from ctxlog.errors import CtxlogError, InvalidInputError, RecordTooLargeError
 from ctxlog.model.ids import check_agent_id, check_id
 from ctxlog.model.jsontext import json_text
-from ctxlog.model.reads import Taken, taken
+from ctxlog.model.reads import IDS_BYTES_MAX, Taken, taken
+from ctxlog.model.records import MAX_RECORD_BYTES
 from ctxlog.model.selection import APPROXIMATE_TOKENS, Selection, SelectionOptions, TokenCounter, Window
 from ctxlog.model.state import ContextState
 from ctxlog.replay.decisions import DECISIONS
@@ -37,6 +41,12 @@ if TYPE_CHECKING:
 
 _ALL = '{"all": true}'
 """The selection that is a whole state."""
+
+OTHER_BYTES_MAX = 16 * 1024
+"""What a record has at most beside what is counted here: key, meta, headers, framing, numbers and the name of an error's type."""
+
+ID_BYTES_MAX = 16
+"""What an id takes at most beside its own bytes; so many that short ones cannot become more than a record may name."""
 
 _current: ContextVar[Decision | None] = ContextVar("decision", default=None)
 
@@ -64,7 +74,7 @@ class Decision:
     Attributes:
         id: Its id: of the point `decision:ID`, and the `causation_id` of what is appended inside.
         outcome: What came of it: anything that JSON can carry. To be set inside.
-        rationale: Why, in the agent's words. To be set inside.
+        rationale: Why, in the agent's words: a text. To be set inside.
         outer: The decision inside which it is made.
         owner: The log that it is recorded in.
     """
@@ -78,25 +88,23 @@ class Decision:
         parameters: Mapping[str, Any] | None,
         correlation_id: str | None,
     ) -> None:
-        texts: dict[str, object] = {"kind": kind, "model": "" if model is None else model}
-        for what, value in texts.items():  # Now, and not when the decision was made and nothing can be mended.
-            if not isinstance(value, str):
-                raise InvalidInputError(f"{what}: expected a text, found {type(value).__name__}; nothing was recorded")
         if correlation_id is not None:
             check_id("correlation id", correlation_id)
         self.id = uuid7()
-        self.rationale: str | None = None
         self.owner = owner
         self.outer = _current.get()
         self._receipts = owner.context(DECISIONS + check_agent_id(agent))
-        self._kind, self._model = kind, model
-        self._parameters = None if parameters is None else json_text(parameters)
+        self._room = _Room(self._receipts.stream_id)
+        self._kind = self._room.text("kind", kind)
+        self._model = None if model is None else self._room.text("model", model)
+        self._parameters = None if parameters is None else self._room.text("parameters", json_text(parameters))
         self._options: AppendOptions = {"correlation_id": correlation_id}
         outer = current(owner)
         if outer is not None:
             self._options["causation_id"] = outer.id
             self._options["correlation_id"] = correlation_id or outer._options.get("correlation_id")
         self._outcome: str | None = None
+        self._rationale: str | None = None
         self._reads: list[str] = []
         self._noted: list[tuple[Event, AppendOptions]] = []
         self._lock = threading.Lock()
@@ -108,14 +116,35 @@ class Decision:
 
     @property
     def outcome(self) -> Any:
-        """What came of it, as JSON carries it. Raises `InvalidInputError` when it is set to what JSON cannot carry."""
+        """What came of it, as JSON carries it, and as it is when it is set.
+
+        Raises:
+            InvalidInputError: It is set to what JSON cannot carry, or after the decision has ended.
+            RecordTooLargeError: It is set to more than the record has room for.
+        """
         import json
 
         return None if self._outcome is None else json.loads(self._outcome)
 
     @outcome.setter
     def outcome(self, value: Any) -> None:
-        self._outcome = None if value is None else json_text(value)
+        self._check_unended("outcome")
+        self._outcome = self._room.text("outcome", "" if value is None else json_text(value)) or None
+
+    @property
+    def rationale(self) -> str | None:
+        """Why, in the agent's words. Raises, when it is set, as `outcome` does."""
+        return self._rationale
+
+    @rationale.setter
+    def rationale(self, value: str | None) -> None:
+        self._check_unended("rationale")
+        text = self._room.text("rationale", "" if value is None else value)
+        self._rationale = None if value is None else text
+
+    def _check_unended(self, what: str) -> None:
+        if self._ended:
+            raise InvalidInputError(f"decision {self.id}: {what} is set inside of its `with` statement; nothing was recorded.")
 
     @overload
     def read(
@@ -148,6 +177,7 @@ class Decision:
 
         Raises:
             InvalidInputError: An argument cannot be used, or the decision is not being made.
+            RecordTooLargeError: It is a read more than the decision's record can name, by many thousands.
         """
         if self._token is None or self._ended:
             raise InvalidInputError(f"decision {self.id}: read inside of its `with` statement; nothing was read.")
@@ -175,9 +205,9 @@ class Decision:
         place = state.stream_id, state.chain_head
         if place in self._whole:
             return
-        self._whole.add(place)
         # Version and head say which events these are; a list of all of them would grow with the context.
         self._note(state, _ALL, Taken((), ()), time.time_ns() // 1000, selection_digest(state), None)
+        self._whole.add(place)
 
     def _note(
         self,
@@ -209,9 +239,15 @@ class Decision:
             token_counter_version=None if counter is None else counter.version,
         )
         event_id = uuid7()
+        self._room.check_read(asked, event_id)
         # Noted before it is named: a decision names no read that is not in the log.
         self._noted.append((event, {**self._options, "event_ids": [event_id], "occurred_at": judged_at}))
         self._reads.append(event_id)
+        self._room.name([event_id])
+
+    def check_room(self, events: Iterable[Event]) -> None:
+        """Called before anything is appended inside, or read. Raises `RecordTooLargeError` for calls that cannot be named."""
+        self._room.check(self._begun(events))
 
     def before_append(self, options: AppendOptions) -> None:
         """Called before anything is appended inside: what was read so far is appended first, and says what caused it."""
@@ -225,7 +261,16 @@ class Decision:
 
     def after_append(self, events: Iterable[Event]) -> None:
         """Called when something was appended inside, or may have been: calls that it begins are named by the decision."""
-        self._calls += (call_id for event in events if (call_id := _begun(event)) is not None and call_id not in self._calls)
+        begun = self._begun(events)
+        self._calls += begun
+        self._room.name(begun)
+
+    def _begun(self, events: Iterable[Event]) -> list[str]:
+        """Ids of the calls that events begin, and that are not known yet."""
+        from ctxlog.model.events import ToolCalled
+
+        called = dict.fromkeys(event.call_id for event in events if isinstance(event, ToolCalled))
+        return [call_id for call_id in called if call_id not in self._calls]
 
     def _flush(self, *last: tuple[Event, AppendOptions]) -> None:
         with self._lock:  # Threads of one decision read and append at the same time.
@@ -281,7 +326,7 @@ class Decision:
             model=self._model,
             parameters=self._parameters,
             outcome=self._outcome,
-            rationale=self.rationale,
+            rationale=self._rationale,
             tool_calls=tuple(self._calls),
             failed=failure is not None,
             failure=failure,
@@ -291,8 +336,48 @@ class Decision:
         self._flush((event, {**self._options, "event_ids": [self.id]}))
 
 
-def _begun(event: Event) -> str | None:
-    """Id of the call that an event begins."""
-    from ctxlog.model.events import ToolCalled
+class _Room:
+    """The room that a decision's record has. Each method refuses what it has none for, with `RecordTooLargeError`."""
 
-    return event.call_id if isinstance(event, ToolCalled) else None
+    def __init__(self, stream_id: str) -> None:
+        self._stream_id = stream_id
+        self._texts: dict[str, int] = {}
+        self._ids = 0
+        self._lock = threading.Lock()
+
+    def text(self, member: str, value: object) -> str:
+        """Take room for a text, in place of the one that the member had before. Raises `InvalidInputError` where it is none."""
+        if not isinstance(value, str):
+            raise InvalidInputError(f"{member}: expected a text, found {type(value).__name__}; nothing was recorded")
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidInputError(f"{member}: holds a lone surrogate, which UTF-8 cannot carry; nothing was recorded") from None
+        self._check(size - self._texts.get(member, 0))
+        self._texts[member] = size
+        return value
+
+    def check(self, ids: Iterable[str]) -> None:
+        """Check that these can be named too."""
+        self._check(_size(ids))
+
+    def check_read(self, asked: str, event_id: str) -> None:
+        """Check that a read can be named, and that its own record has room for what was asked for."""
+        size = len(asked.encode()) + IDS_BYTES_MAX + OTHER_BYTES_MAX
+        if size > MAX_RECORD_BYTES:
+            raise RecordTooLargeError(self._stream_id, size, MAX_RECORD_BYTES)
+        self.check([event_id])
+
+    def name(self, ids: Iterable[str]) -> None:
+        """Take room for ids, for which it was checked before."""
+        with self._lock:  # Threads of one decision read and append at the same time.
+            self._ids += _size(ids)
+
+    def _check(self, more: int) -> None:
+        size = sum(self._texts.values()) + self._ids + more + OTHER_BYTES_MAX
+        if more > 0 and size > MAX_RECORD_BYTES:
+            raise RecordTooLargeError(self._stream_id, size, MAX_RECORD_BYTES)
+
+
+def _size(ids: Iterable[str]) -> int:
+    return sum(len(one.encode()) + ID_BYTES_MAX for one in ids)

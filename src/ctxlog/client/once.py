@@ -80,12 +80,16 @@ class Taken(NamedTuple):
     version: int
     expires_at: int
 
+    def is_over(self) -> bool:
+        """Whether the lease has ended: then somebody else may rightly begin, and the tool is not to be begun."""
+        return _now() >= self.expires_at
+
 
 class Once:
     """A call of a tool that is made once. Arguments as `Context.tool_once` takes them.
 
-    `result` is all of it. Who has another way to wait, or to run the tool, goes by `attempt`, and after a `Taken` by `run`, or by
-    `returned` or `failed`.
+    `result` is all of it. Who has another way to wait, or to run the tool, goes by `look` and `attempt`, and after a `Taken` by
+    `run`, or by `returned` or `failed`.
     """
 
     def __init__(
@@ -139,26 +143,36 @@ class Once:
                 case _:
                     assert_never(found)
 
+    def look(self) -> Known | Held | None:
+        """Find the call's result, or who runs it; None: the call is to be run."""
+        return self._judged(self._look())
+
     def attempt(self) -> Known | Held | Taken:
         """Find the call's result, or take the lease; nobody is waited for."""
         took = Tries(None)
         while True:
             found = self._look()
-            call = found.call
-            if call is not None:
-                self._check_same(call)
-                if call.status == "returned":
-                    return Known(self._recorded(call, redacted=found.redacted))
-                if call.status == "open" and is_held(call, _now()):
-                    return Held(call.lease.expires_at if call.lease is not None else 0, found.end)
+            judged = self._judged(found)
+            if judged is not None:
+                return judged
             expires_at = _now() + self._lease_us
             try:
-                taken = self._take(call, found.version, expires_at)
+                taken = Taken(self._take(found.call, found.version, expires_at), expires_at)
             except ConflictError:
                 took.pause()  # Somebody else was faster.
                 continue
-            if _now() < expires_at:  # It may have taken long to learn that it was taken.
-                return Taken(taken, expires_at)
+            if not taken.is_over():  # It may have taken long to learn that it was taken.
+                return taken
+
+    def _judged(self, found: _Found) -> Known | Held | None:
+        call = found.call
+        if call is not None:
+            self._check_same(call)
+            if call.status == "returned":
+                return Known(self._recorded(call, redacted=found.redacted))
+            if call.status == "open" and is_held(call, _now()):
+                return Held(call.lease.expires_at if call.lease is not None else 0, found.end)
+        return None
 
     def _look(self) -> _Found:
         def take(cursor: StreamCursor) -> _Found:
@@ -227,9 +241,8 @@ class Once:
 
     def failed(self, raised: BaseException, taken: Taken) -> None:
         """Record what the tool raised: whatever it is, an interrupt too. It runs no longer, and who comes next need not wait."""
-        text = f"{type(raised).__name__}: {raised}"[:FAILURE_CHARS_MAX]
         try:
-            self._record(text, taken, failed=True)
+            self._record(_said(raised), taken, failed=True)
         except CtxlogError as error:
             raised.add_note(f"ctxlog did not record that the call failed: {error}")
 
@@ -272,6 +285,15 @@ class Once:
 
     def _expecting(self, version: int) -> AppendOptions:
         return {**self._options, "expected_targets": {self._target: version}}
+
+
+def _said(raised: BaseException) -> str:
+    """Type and text of an exception, as far as it has one: its own code makes it, and may fail too."""
+    name = type(raised).__name__
+    try:
+        return f"{name}: {raised}"[:FAILURE_CHARS_MAX]
+    except Exception:
+        return name
 
 
 def _is_unrecorded(value: Any) -> bool:

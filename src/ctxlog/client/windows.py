@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ctxlog.client.deciding import current
 from ctxlog.errors import InvalidInputError
-from ctxlog.model.ids import check_stream_id
+from ctxlog.model.ids import broken_rule, check_stream_id
 from ctxlog.model.selection import Selection, SelectionOptions, TokenCounter, Window, select
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def window(
         selection = Selection(**options)
     elif options:
         raise InvalidInputError(f"window: expected a selection or {', '.join(sorted(options))}, found both; nothing was read")
-    _check(selection)
+    _check(selection, counter)
     if selection.streams is not None:
         raise InvalidInputError(
             f"streams: this is the context {stream_id!r} alone; nothing was read. Ask `log.window(selection)`, or "
@@ -43,14 +43,23 @@ def window(
 
 def windows(owner: ContextLog, selection: Selection, counter: TokenCounter) -> dict[str, Window]:
     """See `ContextLog.window`."""
-    _check(selection)
+    _check(selection, counter)
     names = _names(owner, selection)
     return _windows(owner, names, replace(selection, streams=names), counter)
 
 
-def _check(selection: object) -> None:
+def _check(selection: object, counter: object) -> None:
     if not isinstance(selection, Selection):
         raise InvalidInputError(f"selection: expected a Selection, found {type(selection).__name__}; nothing was read")
+    name, version = getattr(counter, "name", None), getattr(counter, "version", None)
+    if name is None or version is None or not callable(getattr(counter, "count", None)):
+        raise InvalidInputError(
+            f"counter: expected a TokenCounter(name, version, count), found {type(counter).__name__}; nothing was read"
+        )
+    # A read that cannot be recorded would be in the way of all that is appended after it.
+    for what, value in (("name", name), ("version", version)):
+        if (rule := broken_rule(value)) is not None:
+            raise InvalidInputError(f"counter: its {what}: {rule}; nothing was read")
 
 
 def _windows(owner: ContextLog, names: list[str], selection: Selection, counter: TokenCounter) -> dict[str, Window]:

@@ -58,6 +58,7 @@ class ContextWrites:
         event_ids = ids_of(batch, options)
         decision = current(self._owner)
         if decision is not None:
+            decision.check_room(batch)
             decision.before_append(options)
         metas = metas_of(self._writer, batch, event_ids, options)
         trace = trace_headers(options)
@@ -98,6 +99,8 @@ class ContextWrites:
 
         encoded, event_ids = [], []
         decision = current(self._owner)
+        if decision is not None:
+            decision.check_room(event for event, _ in events)
         for event, given in events:
             options = given.copy()
             (event_id,) = ids_of([event], options)

@@ -53,7 +53,7 @@ class Columns:
     """The members of some bodies.
 
     Attributes:
-        buffer: All bodies, one after the other.
+        buffer: All bodies, one after the other, and some bytes more.
         passed: Which bodies were read; of the others nothing here means anything.
         texts, numbers: Members by their path, as in `meta.append.id`.
         groups: Where a null-or-record is there, by its path.
@@ -97,9 +97,9 @@ class _Reader:
         self.sizes = np.fromiter(map(len, bodies), np.int64, len(bodies))
         self.ends = np.cumsum(self.sizes)
         self.at = self.ends - self.sizes
-        buffer = b"".join(bodies)
         # The last body may be left by so much: its steps read on, and never past this.
-        self.data = np.frombuffer(buffer + bytes((_steps(plan) + 1) * (VARINT_BYTES_MAX + 1)), np.uint8)
+        buffer = b"".join((*bodies, bytes((_steps(plan) + 1) * (VARINT_BYTES_MAX + 1))))
+        self.data = np.frombuffer(buffer, np.uint8)
         self.found = Columns(buffer, self.sizes <= BODY_BYTES_MAX)
 
     def run(self, plan: Plan, path: str, live: Bools) -> None:

@@ -11,11 +11,11 @@ from functools import lru_cache
 from ctxlog.errors import UndecodableError
 
 _SINGLE_OBJECT = b"\xc3\x01"
-_SINGLE_OBJECT_BYTES = 10
-_CONFLUENT = b"\x00"
-_CONFLUENT_BYTES = 5
+SINGLE_OBJECT_BYTES = 10
+CONFLUENT = b"\x00"
+CONFLUENT_BYTES = 5
 
-PREFIX_BYTES_MAX = _SINGLE_OBJECT_BYTES
+PREFIX_BYTES_MAX = SINGLE_OBJECT_BYTES
 """The longest of them."""
 
 
@@ -27,7 +27,7 @@ def single_object_prefix(fingerprint: str) -> bytes:
 
 def confluent_prefix(registry_id: int) -> bytes:
     """What comes before a body in the Confluent wire format."""
-    return _CONFLUENT + registry_id.to_bytes(4, "big")
+    return CONFLUENT + registry_id.to_bytes(4, "big")
 
 
 def frame_single_object(fingerprint: str, body: bytes) -> bytes:
@@ -42,7 +42,7 @@ def frame_confluent(registry_id: int, body: bytes) -> bytes:
 
 def registry_id_of(prefix: bytes) -> int | None:
     """The registry's id in a prefix; None where it holds a fingerprint."""
-    return int.from_bytes(prefix[1:], "big") if len(prefix) == _CONFLUENT_BYTES else None
+    return int.from_bytes(prefix[1:], "big") if len(prefix) == CONFLUENT_BYTES else None
 
 
 def unframe(value: bytes | None) -> tuple[bytes, bytes]:
@@ -53,8 +53,8 @@ def unframe(value: bytes | None) -> tuple[bytes, bytes]:
     """
     if value is None:
         raise UndecodableError("the record has no value")
-    if value[:2] == _SINGLE_OBJECT and len(value) >= _SINGLE_OBJECT_BYTES:
-        return value[:_SINGLE_OBJECT_BYTES], value[_SINGLE_OBJECT_BYTES:]
-    if value[:1] == _CONFLUENT and len(value) >= _CONFLUENT_BYTES:
-        return value[:_CONFLUENT_BYTES], value[_CONFLUENT_BYTES:]
+    if value[:2] == _SINGLE_OBJECT and len(value) >= SINGLE_OBJECT_BYTES:
+        return value[:SINGLE_OBJECT_BYTES], value[SINGLE_OBJECT_BYTES:]
+    if value[:1] == CONFLUENT and len(value) >= CONFLUENT_BYTES:
+        return value[:CONFLUENT_BYTES], value[CONFLUENT_BYTES:]
     raise UndecodableError("the framing is neither Confluent's nor single-object encoding")

@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 
 from ctxlog.codec.avro import Decoder
 from ctxlog.codec.control import PARTITIONER, Control, control_digest, decode_control
-from ctxlog.codec.framing import confluent_prefix, single_object_prefix, unframe
+from ctxlog.codec.framing import (
+    CONFLUENT,
+    CONFLUENT_BYTES,
+    SINGLE_OBJECT_BYTES,
+    confluent_prefix,
+    single_object_prefix,
+    unframe,
+)
 from ctxlog.codec.schemas import Schema
 from ctxlog.core.arbitration import RULES
 from ctxlog.core.digests import record_digest, undecodable_digest
@@ -153,14 +160,18 @@ class PartitionContext:
         All control records below the last of them must have been taken.
         """
         found: dict[Decoder, list[tuple[int, bytes]]] = {}
+        lists: dict[bytes, tuple[int, list[tuple[int, bytes]]]] = {}
+        for prefix, published in self.published.items():
+            lists[prefix] = max(self.genesis_offset, published.offset), found.setdefault(published.decoder, [])
         for place, record in enumerate(records):
-            try:
-                prefix, body = unframe(record.value)
-            except UndecodableError:
+            value = record.value
+            if value is None:
                 continue
-            published = self.published.get(prefix)
-            if published is not None and self.genesis_offset <= record.offset and published.offset <= record.offset:
-                found.setdefault(published.decoder, []).append((place, body))
+            # As `unframe` does, which would cost more than all else here.
+            size = CONFLUENT_BYTES if value[:1] == CONFLUENT else SINGLE_OBJECT_BYTES
+            usable = lists.get(value[:size])
+            if usable is not None and usable[0] <= record.offset:
+                usable[1].append((place, value[size:]))
         return found
 
     def decode(self, record: Record) -> EventRecord | Rejected:

@@ -97,14 +97,11 @@ class Arbiter:
 
     def offer(self, event: EventRecord) -> Verdict:
         """Judge the next record of the stream."""
+        if self.take_alone(event):
+            return Verdict((Accepted(self.version, event, event.offset, event.time, self.head),))
         meta = event.meta
         event_id: str = meta["event_id"]
         group: dict[str, Any] | None = meta["append"]
-        if group is None and meta["precondition"] is None and event_id not in self.open:
-            # As most are: an append of its own, which asks for nothing. The rest of this method would say the same.
-            if event_id in self.decided:
-                return Verdict((), (Rejected(event.offset, "duplicate", event),))
-            return Verdict((self._accept(event, event),))
         if group is None:
             append_id, index, count = event_id, 0, 1
         else:
@@ -127,6 +124,16 @@ class Arbiter:
             return Verdict((), abandoned) if abandoned else _HELD
         del self.open[append_id]
         return self._judge(tuple(opened.held[i] for i in range(count)), event)
+
+    def take_alone(self, event: EventRecord) -> bool:
+        """Accept the next record of the stream where it is as most are: an append of its own that asks for nothing and repeats
+        nothing. `offer` would say the same of it, as long as it is called for all others."""
+        meta = event.meta
+        event_id = meta["event_id"]
+        if meta["append"] is not None or meta["precondition"] is not None or event_id in self.decided or event_id in self.open:
+            return False
+        self._count(event_id, meta["target"], event.digest)
+        return True
 
     def _malformed(self, meta: dict[str, Any], append_id: str, index: int, count: int, opened: OpenAppend | None) -> bool:
         if not 1 <= count <= APPEND_EVENTS_MAX or not 0 <= index < count or (opened and opened.count != count):
@@ -151,12 +158,15 @@ class Arbiter:
     def _accept(self, event: EventRecord, last: EventRecord) -> Accepted:
         """Let an event count. `last` is the record that completed its append."""
         meta = event.meta
+        self._count(meta["event_id"], meta["target"], event.digest)
+        return Accepted(self.version, event, last.offset, last.time, self.head)
+
+    def _count(self, event_id: str, target: str | None, digest: bytes) -> None:
         version = self.version = self.version + 1
-        head = self.head = chain_next(self.head, event.digest)
-        self.remember(meta["event_id"], version)
-        if meta["target"] is not None:
-            self.targets[meta["target"]] = version
-        return Accepted(version, event, last.offset, last.time, head)
+        self.head = chain_next(self.head, digest)
+        self._remember(event_id, version)
+        if target is not None:
+            self.targets[target] = version
 
     def _holds(self, event: EventRecord) -> bool:
         condition = event.meta["precondition"]
@@ -189,8 +199,10 @@ class Arbiter:
 
     def remember(self, event_id: str, outcome: int) -> None:
         """Remember a decided id, as arbitration does and as whoever takes it up again; one that is remembered stays as it is."""
-        if event_id in self.decided:
-            return
+        if event_id not in self.decided:
+            self._remember(event_id, outcome)
+
+    def _remember(self, event_id: str, outcome: int) -> None:
         self.decided[event_id] = outcome
         self._order.append(event_id)
         if len(self._order) > self._decided_max:

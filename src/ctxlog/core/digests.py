@@ -7,7 +7,7 @@ schema's canonical form stands in each record digest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ctxlog.core.canonical import canonical_json
@@ -43,6 +43,15 @@ def record_digest(schema: bytes, key: bytes | None, body: bytes) -> bytes:
         body,
     )
     return sha256(b"".join(parts)).digest()
+
+
+def record_digests(schema: bytes, keys: Sequence[bytes | None], bodies: Sequence[bytes]) -> list[bytes]:
+    """As `record_digest`, of many records of one schema."""
+    starts = {key: b"\x01\0\0\0\x20" + schema + prefixed(key) for key in set(keys)}
+    return [
+        sha256(b"".join((starts[key], len(body).to_bytes(4, "big"), body))).digest()
+        for key, body in zip(keys, bodies, strict=True)
+    ]
 
 
 def undecodable_digest(key: bytes | None, value: bytes | None) -> bytes:

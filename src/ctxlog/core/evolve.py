@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ctxlog.errors import NewerEventError
-from ctxlog.model.records import Accepted
+from ctxlog.model.records import Accepted, EventRecord
 from ctxlog.model.state import NUMBER_MAX, Anomaly, ContextState, Fact, Lease, Message, Parent, ToolCall
 
 FOLD_VERSION = 1
@@ -52,14 +52,18 @@ class Evolving:
             NewerEventError: Its type is of the namespace `ctxlog` and unknown to this release.
         """
         event = accepted.event
+        reason = self.take(accepted.version, event)
+        if reason is not None:
+            self.anomalies.append(Anomaly(accepted.version, event.meta["event_id"], event.type, reason))
+
+    def take(self, version: int, event: EventRecord) -> str | None:
+        """Let the event that was accepted as `version` take effect; why it has none, or None. Raises as `apply` does."""
         handler = _HANDLERS.get(event.type)
         if handler is None:
             if event.type.startswith("ctxlog."):
-                raise NewerEventError(self.stream_id, accepted.version, event.type)
-            return
-        reason = handler(self, accepted.version, event.meta, event.payload) if event.readable else "unreadable"
-        if reason is not None:
-            self.anomalies.append(Anomaly(accepted.version, event.meta["event_id"], event.type, reason))
+                raise NewerEventError(self.stream_id, version, event.type)
+            return None
+        return handler(self, version, event.meta, event.payload) if event.readable else "unreadable"
 
     def state(self, version: int, chain_head: bytes) -> ContextState:
         """The state as it is now; later events do not change it."""
@@ -74,9 +78,51 @@ class Evolving:
             dict(self.tool_calls),
         )
 
-    def add_message(self, message: Message) -> None:
-        self.index[message.id] = len(self.messages)
-        self.messages.append(message)
+    # What the handlers below have judged. Whoever needs less of a state than all of it may keep less.
+
+    def add_message(self, meta: dict[str, Any], payload: dict[str, Any], role: str, answers: str | None) -> None:
+        """Add the message that an event brings; `answers` is the call that it is the result of."""
+        event_id = meta["event_id"]
+        content, parts, name = payload["content"], payload["parts"], payload["name"]
+        self.index[event_id] = len(self.messages)
+        self.messages.append(Message(event_id, role, content, parts, name, (), answers, meta["scope"], _occurred_at(meta), None))
+
+    def redact(self, message_id: str, redacted_by: str) -> bool:
+        """Take the text out of a message that is there; False where that was done before."""
+        at = self.index[message_id]
+        message = self.messages[at]
+        if message.redacted_by is not None:
+            return False
+        self.messages[at] = message._replace(content=None, parts=None, redacted_by=redacted_by)
+        call = self.tool_calls.get(message.tool_call_id) if message.tool_call_id is not None else None
+        if call is not None and call.result_id == message_id:
+            self.tool_calls[message.tool_call_id or ""] = call._replace(result=None, result_parts=None)
+        return True
+
+    def set_fact(self, meta: dict[str, Any], payload: dict[str, Any]) -> None:
+        """Set a fact."""
+        valid_from, valid_to, expires_at = payload["valid_from"], payload["valid_to"], payload["expires_at"]
+        self.facts[payload["key"]] = Fact(payload["value"], meta["scope"], valid_from, valid_to, expires_at, meta["event_id"])
+
+    def add_call(self, meta: dict[str, Any], payload: dict[str, Any], lease: Lease | None) -> None:
+        """Add a call that was not there."""
+        call_id, message_id = payload["call_id"], payload["message_id"]
+        name, arguments, source_id, key = payload["name"], payload["arguments"], payload["source_id"], payload["idempotency_key"]
+        self.tool_calls[call_id] = ToolCall(
+            name, arguments, "open", None, None, None, message_id, source_id, key, lease, meta["scope"]
+        )
+        if message_id is not None:
+            at = self.index[message_id]
+            message = self.messages[at]
+            self.messages[at] = message._replace(tool_calls=(*message.tool_calls, call_id))
+
+    def settle_call(self, call: ToolCall, status: str, meta: dict[str, Any], payload: dict[str, Any]) -> None:
+        """Give an open call its result, which is a message too."""
+        content, parts = payload["content"], payload["parts"]
+        self.tool_calls[payload["call_id"]] = call._replace(
+            status=status, result=content, result_parts=parts, result_id=meta["event_id"], lease=None
+        )
+        self.add_message(meta, payload, "tool", payload["call_id"])
 
 
 Handler = Callable[[Evolving, int, dict[str, Any], dict[str, Any]], str | None]
@@ -97,20 +143,7 @@ def _message_appended(state: Evolving, _version: int, meta: dict[str, Any], payl
     event_id = meta["event_id"]
     if event_id in state.index:
         return "message_exists"
-    state.add_message(
-        Message(
-            event_id,
-            payload["role"],
-            payload["content"],
-            payload["parts"],
-            payload["name"],
-            (),
-            payload["tool_call_id"],
-            meta["scope"],
-            _occurred_at(meta),
-            None,
-        )
-    )
+    state.add_message(meta, payload, payload["role"], payload["tool_call_id"])
     return None
 
 
@@ -118,27 +151,18 @@ def _message_redacted(state: Evolving, _version: int, meta: dict[str, Any], payl
     message_id = payload["message_id"]
     if meta["target"] != "message:" + message_id:
         return "target_mismatch"
-    at = state.index.get(message_id)
-    if at is None:
+    if message_id not in state.index:
         return "message_unknown"
-    message = state.messages[at]
-    if message.redacted_by is not None:
-        return "message_redacted"
-    state.messages[at] = message._replace(content=None, parts=None, redacted_by=meta["event_id"])
-    call = state.tool_calls.get(message.tool_call_id) if message.tool_call_id is not None else None
-    if call is not None and call.result_id == message_id:
-        state.tool_calls[message.tool_call_id or ""] = call._replace(result=None, result_parts=None)
-    return None
+    return None if state.redact(message_id, meta["event_id"]) else "message_redacted"
 
 
 def _fact_set(state: Evolving, _version: int, meta: dict[str, Any], payload: dict[str, Any]) -> str | None:
     key = payload["key"]
     if meta["target"] != "fact:" + key:
         return "target_mismatch"
-    valid_from, valid_to, expires_at = payload["valid_from"], payload["valid_to"], payload["expires_at"]
-    if _outside(valid_from, valid_to, expires_at):
+    if _outside(payload["valid_from"], payload["valid_to"], payload["expires_at"]):
         return "out_of_range"
-    state.facts[key] = Fact(payload["value"], meta["scope"], valid_from, valid_to, expires_at, meta["event_id"])
+    state.set_fact(meta, payload)
     return None
 
 
@@ -158,26 +182,20 @@ def _tool_called(state: Evolving, _version: int, meta: dict[str, Any], payload: 
     if message_id is not None and message_id not in state.index:
         return "message_unknown"
     lease = None if expires_at is None else Lease(meta["event_id"], expires_at)
-    name, arguments, key = payload["name"], payload["arguments"], payload["idempotency_key"]
     call = state.tool_calls.get(call_id)
-    if call is not None:
-        same = key is not None and (call.idempotency_key, call.name, call.arguments) == (key, name, arguments)
-        if not same or call.status == "returned":
-            return "call_exists"
-        state.tool_calls[call_id] = call._replace(status="open", result=None, result_parts=None, result_id=None, lease=lease)
+    if call is None:
+        state.add_call(meta, payload, lease)
         return None
-    state.tool_calls[call_id] = ToolCall(
-        name, arguments, "open", None, None, None, message_id, payload["source_id"], key, lease, meta["scope"]
-    )
-    if message_id is not None:
-        at = state.index[message_id]
-        message = state.messages[at]
-        state.messages[at] = message._replace(tool_calls=(*message.tool_calls, call_id))
+    key = payload["idempotency_key"]
+    same = key is not None and (call.idempotency_key, call.name, call.arguments) == (key, payload["name"], payload["arguments"])
+    if not same or call.status == "returned":
+        return "call_exists"
+    state.tool_calls[call_id] = call._replace(status="open", result=None, result_parts=None, result_id=None, lease=lease)
     return None
 
 
 def _tool_returned(state: Evolving, _version: int, meta: dict[str, Any], payload: dict[str, Any]) -> str | None:
-    call_id, event_id = payload["call_id"], meta["event_id"]
+    call_id = payload["call_id"]
     if meta["target"] != "call:" + call_id:
         return "target_mismatch"
     call = state.tool_calls.get(call_id)
@@ -185,15 +203,9 @@ def _tool_returned(state: Evolving, _version: int, meta: dict[str, Any], payload
         return "call_unknown"
     if call.status != "open":
         return "call_settled"
-    if event_id in state.index:
+    if meta["event_id"] in state.index:
         return "message_exists"
-    content, parts = payload["content"], payload["parts"]
-    state.tool_calls[call_id] = call._replace(
-        status="failed" if payload["failed"] else "returned", result=content, result_parts=parts, result_id=event_id, lease=None
-    )
-    state.add_message(
-        Message(event_id, "tool", content, parts, payload["name"], (), call_id, meta["scope"], _occurred_at(meta), None)
-    )
+    state.settle_call(call, "failed" if payload["failed"] else "returned", meta, payload)
     return None
 
 

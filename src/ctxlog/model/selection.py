@@ -108,7 +108,7 @@ def _span(last: timedelta | str) -> int:
 
 
 class TokenCounter(NamedTuple):
-    """Counts the tokens of a text; name and version are recorded with what it selected."""
+    """Counts the tokens of a text; name and version, short texts, are recorded with what it selected."""
 
     name: str
     version: str

@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from ctxlog.core.evolve import KNOWN_TYPES
 from ctxlog.errors import ProjectionError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -187,6 +188,9 @@ def definition_of(projection: Projection | SqlViews) -> Definition:
         raise ProjectionError(source, "", "expected version: an integer, and tables: text", "Set them in the class")
     if not isinstance(types, (tuple, list)) or not all(isinstance(each, str) for each in types):
         raise ProjectionError(source, "", "expected types: names of event types", "Set them in the class")
+    for short in types:
+        if f"ctxlog.{short}" in KNOWN_TYPES:
+            raise ProjectionError(source, "", f"there is no event type {short}", f"Write ctxlog.{short}")
     statements = tuple(_statements(name, source, text, _TABLES))
     form = sha256("\0".join((text, *sorted(set(types)))).encode()).hexdigest()[:16]
     return Definition(name, "python", f"{number} {form}", text, source, statements, frozenset(types), projection.project)

@@ -271,7 +271,7 @@ class Pending:
         assert project is not None  # noqa: S101 - such projections alone are asked
         try:
             given = list(project(event))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)[1:2]
             where = "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in frames)
             raise self._failure(_place(event), f"{type(error).__name__}{where}") from error

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,10 +81,24 @@ class Instance:
         finally:
             os.close(descriptor)  # which lets go of the lock
 
+    @contextlib.contextmanager
+    def private(self) -> Iterator[None]:
+        """What this process makes meanwhile is for its user alone, DuckDB's log beside a file too. The folder stays as it is."""
+        with contextlib.suppress(OSError):  # `owned` says what is wrong.
+            self.folder.mkdir(parents=True, exist_ok=True)
+        before = os.umask(0o077)
+        try:
+            yield
+        finally:
+            os.umask(before)
+
     def drop_draft(self) -> None:
         """Delete what was begun to be made anew."""
         for path in (self.draft, _wal(self.draft)):
             path.unlink(missing_ok=True)
+        shutil.rmtree(
+            self.draft.with_name(f"{self.draft.name}.tmp"), ignore_errors=True
+        )  # Where DuckDB put what it had no memory for.
 
     def adopt_draft(self) -> None:
         """Let what was made anew, and was closed, take the place of the owned file.

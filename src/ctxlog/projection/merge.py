@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxlog.errors import ViewsBusyError, ViewsError
+from ctxlog.projection.coverage import coverage_of
 from ctxlog.projection.publish import replacing
 from ctxlog.projection.published import Source, attach, copy_schema, files_to_read, furthest, publications
 from ctxlog.projection.store import QUIET, STORAGE_VERSION, quoted
@@ -40,7 +41,7 @@ def merge(folder: Path, target: Path) -> list[Source]:
     Raises:
         ViewsBusyError: Another process does the same.
         ViewsFullError: There is no room; what is there stays.
-        ViewsError: There is nothing to be made of it; or the target is what an instance publishes.
+        ViewsError: There is nothing to be made of it; or the target is what an instance publishes, or no file of views.
     """
     import duckdb
 
@@ -48,6 +49,10 @@ def merge(folder: Path, target: Path) -> list[Source]:
     owned = target.with_name(f".{target.name}")
     if owned.exists():
         raise ViewsError(f"{target}: an instance of the projector publishes this file; nothing was changed. Name another: --to.")
+    if target.name.startswith(".") or (target.exists() and not _is_published(target)):
+        raise ViewsError(
+            f"{target}: this is no published file of views, and is not replaced; nothing was changed. Name another: --to."
+        )
     paths = [path for path in files_to_read(folder) if path.absolute() != target]
     if not paths:
         raise ViewsError(f"{folder}: there is nothing to merge but {target.name} itself; nothing was changed.")
@@ -70,6 +75,11 @@ def merge(folder: Path, target: Path) -> list[Source]:
     return sources
 
 
+def _is_published(path: Path) -> bool:
+    found = coverage_of(path)
+    return found is not None and found.log_id is not None
+
+
 def _attach_new(connection: duckdb.DuckDBPyConnection, draft: Path) -> None:
     draft.unlink()  # DuckDB takes no empty file for one that is to be made, and would let everybody read the one that it makes.
     before = os.umask(0o077)
@@ -81,12 +91,8 @@ def _attach_new(connection: duckdb.DuckDBPyConnection, draft: Path) -> None:
 
 def _fill(connection: duckdb.DuckDBPyConnection, sources: list[Source]) -> None:
     chosen = furthest(sources)
-    first = next(iter(chosen))
-    divided, whole = copy_schema(connection, first, "merged")
-    for table in divided:
+    for table in copy_schema(connection, list(chosen), "merged"):
         connection.execute(f"INSERT INTO merged.{table} {table.rows(chosen)}")
-    for table in whole:
-        connection.execute(f"INSERT INTO merged.{table} FROM {first}.{table}")
     connection.executemany("INSERT INTO merged.projection.publication VALUES (?, ?)", publications(sources, chosen))
 
 

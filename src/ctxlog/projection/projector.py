@@ -233,7 +233,7 @@ class Projector:
         """The streams of some records, as they are before the first of them."""
         found: dict[str, Stream] = {}
         missing = []
-        for stream_id in dict.fromkeys(_stream_ids(records)):
+        for stream_id in _stream_ids(records):
             stream = self._residents.get(partition, stream_id)
             if stream is None:
                 missing.append(stream_id)
@@ -305,9 +305,9 @@ def _uncollected() -> Iterator[None]:
 
 
 def _stream_ids(records: Iterable[Record]) -> Iterator[str]:
-    for record in records:
-        if record.key is not None:
+    for key in {record.key: None for record in records}:
+        if key is not None:
             try:
-                yield record.key.decode()
+                yield key.decode()
             except UnicodeDecodeError:
                 continue

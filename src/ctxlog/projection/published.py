@@ -155,27 +155,34 @@ class Table(NamedTuple):
         return ".".join('"' + part.replace('"', '""') + '"' for part in self)
 
 
-def copy_schema(connection: duckdb.DuckDBPyConnection, source: str, to: str) -> tuple[list[Table], list[Table]]:
-    """Make the tables, views and macros of a file in another database, without their rows.
+def copy_schema(connection: duckdb.DuckDBPyConnection, files: Sequence[str], to: str) -> list[Table]:
+    """Make the tables, views and macros of files in another database, and fill in what says something about the views.
 
-    Of tables without a partition's rows, which nobody can put together from several files, those are left out that people added.
+    Left out is what people added and nobody can put together: what not all files have in the same version, and tables without a
+    partition's rows.
 
     Returns:
-        Tables with rows by partition, and the few that say something about the file.
+        Tables with rows by partition, without these.
     """
-    connection.execute(f"COPY FROM DATABASE {source} TO {to} (SCHEMA)")
+    first = files[0]
+    connection.execute(f"COPY FROM DATABASE {first} TO {to} (SCHEMA)")
+    added = [connection.execute(f"SELECT name, kind, version FROM {name}.projection.custom").fetchall() for name in files]  # noqa: S608
+    apart = sorted({name for name, *_ in added[0]} - {name for name, *_ in set(added[0]).intersection(*added[1:])})
+    for name in apart:
+        connection.execute(f"DROP SCHEMA {to}.{name} CASCADE")
     rows = connection.execute(
         "SELECT t.schema_name, t.table_name, bool_or(c.column_name = 'partition') FROM duckdb_tables() t "
         "JOIN duckdb_columns() c USING (database_name, schema_name, table_name) WHERE t.database_name = ? "
         "GROUP BY ALL ORDER BY ALL",
         [to],
     ).fetchall()
-    divided = [Table(schema, name) for schema, name, parted in rows if parted and name != "publication"]
-    whole = [Table(schema, name) for schema, name, parted in rows if not parted and schema == "projection"]
     for schema, name, parted in rows:
-        if not parted and schema != "projection":
+        if not parted and schema == "projection":
+            connection.execute(f"INSERT INTO {to}.{Table(schema, name)} FROM {first}.{Table(schema, name)}")
+        elif not parted:
             connection.execute(f"DROP TABLE {to}.{Table(schema, name)}")
-    return divided, whole
+    connection.executemany(f"DELETE FROM {to}.projection.custom WHERE name = ?", [[name] for name in ["", *apart]])  # noqa: S608
+    return [Table(schema, name) for schema, name, parted in rows if parted and name != "publication"]
 
 
 def publications(sources: Sequence[Source], chosen: Mapping[str, Sequence[int]]) -> list[tuple[datetime, int]]:

@@ -133,13 +133,9 @@ class Views:
         if len(chosen) == 1:
             self.connection.execute(f"USE {next(iter(chosen))}")
             return
-        first = next(iter(chosen))
-        divided, whole = copy_schema(self.connection, first, "memory")
-        for table in divided:
+        for table in copy_schema(self.connection, list(chosen), "memory"):
             self.connection.execute(f"DROP TABLE memory.{table}")
             self.connection.execute(f"CREATE VIEW memory.{table} AS {table.rows(chosen)}")
-        for table in whole:
-            self.connection.execute(f"INSERT INTO memory.{table} FROM {first}.{table}")
         self.connection.executemany("INSERT INTO projection.publication VALUES (?, ?)", publications(self.sources, chosen))
 
     def _lock(self) -> None:

@@ -40,6 +40,7 @@ def rebuild(
     instance: Instance,
     projections: Sequence[Projection | SqlViews] = (),
     *,
+    tell: Callable[[str], None] = lambda _: None,
     projecting: Step | None = None,
     checking: Step | None = None,
 ) -> Rebuilt:
@@ -48,7 +49,8 @@ def rebuild(
     Args:
         log: The log.
         instance: Whose views.
-        projections: What people added.
+        projections: What people added: all that there is from then on.
+        tell: Takes a sentence for each that the old file has and this one will not have.
         projecting, checking: Told how much is projected, and compared, and of how much.
 
     Raises:
@@ -56,6 +58,7 @@ def rebuild(
         ViewsError: What was made is not what the log says, or cannot be written; the old files stay.
     """
     with instance.owned():
+        dropped = _added_to(log, instance) - {projection.name for projection in projections}
         try:
             instance.drop_draft()
             projector = Projector(log, instance.draft, projections=projections)
@@ -70,12 +73,28 @@ def rebuild(
             instance.adopt_draft()
         finally:
             instance.drop_draft()
+        for name in sorted(dropped):
+            tell(f"projection {name}: dropped, because it is not named any more.")
         store = ViewStore(instance.file, log.log_id, log.partitions)
         try:
             publish(store, instance.published)
         finally:
             store.close()
     return made
+
+
+def _added_to(log: EventLog, instance: Instance) -> set[str]:
+    """Names of the projections that a file has; none where there is no file, or it cannot be read."""
+    if not instance.file.exists():
+        return set()
+    try:
+        store = ViewStore(instance.file, log.log_id, log.partitions)
+    except ViewsError:
+        return set()
+    try:
+        return {name for (name,) in store.connection.execute("SELECT name FROM projection.custom").fetchall()}
+    finally:
+        store.close()
 
 
 def rebuild_one(
@@ -93,9 +112,14 @@ def rebuild_one(
     Raises:
         ViewsBusyError: A projector works on them; nothing was changed.
         ProjectionError: It failed at an event; nothing was changed.
-        ViewsError: The file cannot be written.
+        ViewsError: There is no file yet, or it cannot be written.
     """
     with instance.owned():
+        if not instance.file.exists():
+            raise ViewsError(
+                f"{instance.file}: there are no views of which {name} could be made; nothing was changed. `ctxlog projector run` "
+                "with the same options makes all of them."
+            )
         projector = Projector(log, instance.file, (), projections, anew=name)
         try:
             for said in projector.custom.notes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -19,19 +20,27 @@ from ctxlog.projection.columnar import read_groups
 from ctxlog.projection.streams import Stream, forget_texts
 from ctxlog.projection.tables import (
     ANOMALY,
+    BYTES,
+    CONTROL_SCHEMA,
     CONTROL_TYPE,
     DECIDED_AT,
     DECIDED_OFFSET,
+    DECISION,
     MEMBERS,
     OUTCOME,
     PAYLOADS,
     RECORDED_AT,
+    UNDECODABLE,
     Row,
+    event_schema,
+    table_of,
 )
 
 _MEMBERS = {name: tuple(MEMBERS.get(column.name, column.name) for column in columns) for name, columns in PAYLOADS.items()}
 _TIMES = {name: tuple(column.name for column in columns if column.sql == "TIMESTAMP") for name, columns in PAYLOADS.items()}
 _NO_GROUP = (None, None, None)
+_OPEN = ("open", None, None, None, None, None)
+_DECISION = slice(OUTCOME, ANOMALY + 1)
 
 
 class Batch:
@@ -39,7 +48,7 @@ class Batch:
 
     Attributes:
         rows: By event type; `control`, and None for what could not be decoded.
-        groups: Rows of which only the common part stands here; their other columns stand beside them, after their event type.
+        groups: Columns of events that were read together, and what is decided about each, as in `tables.DECISION`.
         decided: Rows of `tables.DECIDED`: what becomes of rows of earlier batches.
         streams: The streams that changed.
         controls: Control records, which later batches are decoded by.
@@ -48,12 +57,12 @@ class Batch:
 
     def __init__(self) -> None:
         self.rows: dict[str | None, list[Row]] = {}
-        self.groups: list[tuple[str, list[Row], pa.Table]] = []
+        self.groups: list[tuple[pa.Table, list[Row]]] = []
         self.decided: list[Row] = []
         self.streams: dict[tuple[int, str], Stream] = {}
         self.controls: list[Record] = []
         self.records = 0
-        self._waiting: dict[tuple[int, int], Row] = {}
+        self._waiting: dict[tuple[int, int], tuple[list[Any], int | slice]] = {}
 
     def take(self, context: PartitionContext, records: Sequence[Record], stream_of: Callable[[int, str], Stream]) -> None:
         """Add records of one partition, in offset order.
@@ -72,50 +81,74 @@ class Batch:
         self._take_events(context, records[start:], stream_of)
         self.records += len(records)
 
+    def table(self) -> pa.Table:
+        """All rows of `events`, of which there is one at least: together, for a statement costs as much as some hundred rows."""
+        found = []
+        for columns, decisions in self.groups:
+            if decisions:
+                found.append(pa.table({**_by_name(columns), **_by_name(table_of(decisions, DECISION))}))
+        for type_name, rows in self.rows.items():
+            if type_name is None:
+                schema = UNDECODABLE
+            elif type_name.startswith(CONTROL_TYPE):
+                schema = CONTROL_SCHEMA
+            else:
+                schema = event_schema(type_name)
+            types = pa.repeat(pa.scalar(type_name, pa.string()), len(rows))
+            found.append(table_of(rows, schema).append_column("type", types))
+        return pa.concat_tables(found, promote_options="default")
+
     def _take_events(self, context: PartitionContext, records: Sequence[Record], stream_of: Callable[[int, str], Stream]) -> None:
         """Add records that are no control records."""
         partition = context.partition
-        together: list[tuple[EventRecord, list[Row]] | None] = [None] * len(records)
+        together: list[tuple[list[Row], int, EventRecord, int | None, int] | None] = [None] * len(records)
         for group in read_groups(context, records):
-            rows: list[Row] = []
-            self.groups.append((group.type_name, rows, group.members))
-            for place, event in zip(group.places, group.events, strict=True):
-                together[place] = event, rows
+            decisions: list[Row] = [_OPEN] * len(group.events)
+            self.groups.append((group.members, decisions))
+            each = zip(repeat(decisions), range(len(decisions)), group.events, group.times, group.sizes)
+            for place, told in zip(group.places, each, strict=True):
+                together[place] = told
+        streams: dict[bytes | None, Stream] = {}
         for record, found in zip(records, together, strict=True):
-            believed = context.believed(record)
-            if found is not None:
-                event, rows = found
-                stream = stream_of(partition, (record.key or b"").decode())
-                row = _common(believed, stream.arbiter.stream_id, "open")
-                rows.append(row)
-                self._note(stream, record, event.time)
-                self._event(stream, event, row)
+            if found is None:
+                self._take_event(context, record, stream_of)
                 continue
-            decoded = context.decode(record)
-            if isinstance(decoded, EventRecord):
-                stream = stream_of(partition, decoded.meta["stream_id"])  # which is its key
-                row = self._row(believed, stream.arbiter.stream_id, decoded, "open")
-                forget_texts(decoded)
-                self._note(stream, record, decoded.time)
-                self._event(stream, decoded, row)
-                continue
-            stream_id = _text_of(record.key)
-            row = self._row(believed, stream_id, decoded.event, decoded.reason)
-            row[DECIDED_OFFSET], row[DECIDED_AT] = record.offset, row[RECORDED_AT]
-            # Under its name in another partition than its own lies nothing of a stream, nor before there is a genesis.
-            if stream_id is not None and context.genesis is not None and context.places(record.key or b""):
-                stream = stream_of(partition, stream_id)
-                self._note(stream, record, believed.time)
-                stream.rejected += 1
+            decisions, index, event, at, size = found
+            stream = streams.get(record.key)
+            if stream is None:
+                stream = streams[record.key] = self._stream(partition, (record.key or b"").decode(), stream_of)
+            stream.note(size, at)
+            arbiter = stream.arbiter
+            if arbiter.take_alone(event):
+                stream.effect_offset, stream.effect_at = event.offset, at
+                anomaly = stream.apply(arbiter.version, event)
+                decisions[index] = ("accepted", arbiter.version, arbiter.head.hex(), event.offset, at, anomaly)
+            else:
+                self._offer(stream, event, at, (decisions, index))
 
-    def _note(self, stream: Stream, record: Record, time_ms: int) -> None:
-        self.streams[stream.partition, stream.arbiter.stream_id] = stream
-        stream.records += 1
-        stream.bytes += len(record.key or b"") + len(record.value or b"")
-        time = _micros(time_ms * 1000)
-        if stream.records == 1:
-            stream.first_at = time
-        stream.last_at = time
+    def _take_event(self, context: PartitionContext, record: Record, stream_of: Callable[[int, str], Stream]) -> None:
+        """Add a record that is no control record and was not read together with others."""
+        believed = context.believed(record)
+        decoded = context.decode(record)
+        if isinstance(decoded, EventRecord):
+            stream = self._stream(context.partition, decoded.meta["stream_id"], stream_of)  # which is its key
+            row = self._row(believed, stream.arbiter.stream_id, decoded, "open")
+            forget_texts(decoded)
+            stream.note(row[BYTES], row[RECORDED_AT])
+            self._offer(stream, decoded, row[RECORDED_AT], (row, _DECISION))
+            return
+        stream_id = _text_of(record.key)
+        row = self._row(believed, stream_id, decoded.event, decoded.reason)
+        row[DECIDED_OFFSET], row[DECIDED_AT] = record.offset, row[RECORDED_AT]
+        # Under its name in another partition than its own lies nothing of a stream, nor before there is a genesis.
+        if stream_id is not None and context.genesis is not None and context.places(record.key or b""):
+            stream = self._stream(context.partition, stream_id, stream_of)
+            stream.note(row[BYTES], row[RECORDED_AT])
+            stream.rejected += 1
+
+    def _stream(self, partition: int, stream_id: str, stream_of: Callable[[int, str], Stream]) -> Stream:
+        stream = self.streams[partition, stream_id] = stream_of(partition, stream_id)
+        return stream
 
     def _control(self, context: PartitionContext, record: Record) -> None:
         found = context.take(record)
@@ -128,7 +161,7 @@ class Batch:
         row.append(_json(data))
         self.rows.setdefault(kind, []).append(row)
 
-    def _row(self, record: Record, stream_id: str | None, event: EventRecord | None, outcome: str) -> Row:
+    def _row(self, record: Record, stream_id: str | None, event: EventRecord | None, outcome: str) -> list[Any]:
         """Make the row of a record."""
         row = _common(record, stream_id, outcome)
         if event is None:
@@ -139,30 +172,41 @@ class Batch:
         self.rows.setdefault(event.type, []).append(row)
         return row
 
-    def _event(self, stream: Stream, event: EventRecord, row: Row) -> None:
-        """Have an event judged, and see to its row and to those that waited for it."""
+    def _offer(self, stream: Stream, event: EventRecord, at: int | None, place: tuple[list[Any], int | slice]) -> None:
+        """Have an event judged, and see to those that waited for it.
+
+        Args:
+            stream: Its stream.
+            event: The event.
+            at: Its `recorded_at`, as the column holds it.
+            place: Where its decision is to stand.
+        """
         verdict = stream.arbiter.offer(event)
-        self._waiting[event.partition, event.offset] = row
-        at = event.offset, row[RECORDED_AT]
+        self._waiting[event.partition, event.offset] = place
         for accepted in verdict.accepted:
-            anomaly = stream.apply(accepted)
-            self._decide(accepted.event, ["accepted", accepted.version, accepted.head.hex(), *at, anomaly])
+            anomaly = stream.apply(accepted.version, accepted.event)
+            self._decide(accepted.event, ("accepted", accepted.version, accepted.head.hex(), event.offset, at, anomaly))
         if verdict.accepted:
-            stream.effect_offset, stream.effect_at = at
+            stream.effect_offset, stream.effect_at = event.offset, at
         for rejected in verdict.rejected:
             stream.rejected += 1
             if rejected.event is not None:
-                self._decide(rejected.event, [rejected.reason, None, None, *at, None])
+                self._decide(rejected.event, (rejected.reason, None, None, event.offset, at, None))
 
     def _decide(self, event: EventRecord, decision: Row) -> None:
-        row = self._waiting.pop((event.partition, event.offset), None)
-        if row is None:
-            self.decided.append([event.partition, event.offset, *decision])
+        waiting = self._waiting.pop((event.partition, event.offset), None)
+        if waiting is None:
+            self.decided.append((event.partition, event.offset, *decision))
         else:
-            row[OUTCOME : ANOMALY + 1] = decision
+            row, place = waiting
+            row[place] = decision
 
 
-def _common(record: Record, stream_id: str | None, outcome: str) -> Row:
+def _by_name(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _common(record: Record, stream_id: str | None, outcome: str) -> list[Any]:
     return [
         record.partition,
         record.offset,
@@ -179,7 +223,7 @@ def _common(record: Record, stream_id: str | None, outcome: str) -> Row:
     ]
 
 
-def _meta(meta: Mapping[str, Any]) -> Row:
+def _meta(meta: Mapping[str, Any]) -> list[Any]:
     group, condition, trace = meta["append"], meta["precondition"], meta["trace"]
     return [
         meta["event_id"],
@@ -198,7 +242,7 @@ def _meta(meta: Mapping[str, Any]) -> Row:
     ]
 
 
-def _payload(event: EventRecord) -> Row:
+def _payload(event: EventRecord) -> list[Any]:
     members = _MEMBERS.get(event.type)
     if members is None:
         return [_json(event.payload)]

@@ -8,6 +8,7 @@ counts twice. What no waiting mends, as a log that is another one, ends the run.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -151,6 +152,8 @@ class Running:
         self._ends: dict[int, int] = {}
         self._ends_at = float("-inf")
         self._changed: bool | None = None
+        self._shown: dict[int, int] = {}  # How far what is published was when this began.
+        self.unpublished = False
         self._publish_at = 0.0
 
     def stop(self) -> None:
@@ -254,7 +257,9 @@ class Running:
 
     def _open(self) -> Projector:
         try:
-            return self._opened(self.instance.file)
+            projector = self._opened(self.instance.file)
+            self.instance.drop_draft()  # Of a rebuild that did not come to its end.
+            return projector
         except ViewsOutdatedError as error:
             if not self._renewing:
                 damaged = isinstance(error, ViewsDamagedError)
@@ -319,9 +324,21 @@ class Running:
         if self._changed is None:  # What an earlier run projected may not have been published.
             published = coverage_of(self.instance.published)
             there = {} if published is None else published.next_offsets
+            self._shown = there if published is not None and published.log_id == self.log.log_id and published.current else {}
             self._changed = there != {partition: found.next_offset for partition, found in projector.store.progress().items()}
+        if self._is_behind(projector):  # Its file is new, or older. Readers do not go back.
+            return
         if self._changed and time.monotonic() >= self._publish_at:
             self._publish(projector)
+
+    def _is_behind(self, projector: Projector) -> bool:
+        """Whether what is published holds more of a partition of this instance's than its file does."""
+        if self._shown:
+            next_offsets = projector.next_offsets
+            if any(self._shown.get(partition, 0) > offset for partition, offset in next_offsets.items()):
+                return True
+            self._shown = {}
+        return False
 
     def _publish(self, projector: Projector) -> None:
         started = time.monotonic()
@@ -362,6 +379,10 @@ class Running:
             if self._broken:
                 projector.reopen()
                 self._count(projector)
+            if self._is_behind(projector):
+                self._tell(f"{self.instance.published}: not published: it holds more than was projected again by now.")
+                self.unpublished = True
+                return
             while self._changed is not False or not self.instance.published.exists():
                 try:
                     self._publish(projector)
@@ -369,6 +390,7 @@ class Running:
                     projector.reopen()  # with more of it
         except ViewsFullError as error:
             self._tell(f"not published: {error} The next run publishes it.")
+            self.unpublished = True
         self._show(self.figures)
 
     def _wait(self, projector: Projector) -> None:
@@ -385,9 +407,18 @@ class Running:
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
+        self._measure_behind()
         while not self._stopping and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, SLICE_SECONDS))
             self._show(self.figures)
+
+    def _measure_behind(self) -> None:
+        """While nothing is projected, the log goes on, and the lag grows."""
+        projector = self._projector
+        if projector is not None and self.figures.paused not in (None, "log"):
+            with contextlib.suppress(RetriableError):
+                ends = {partition: self.log.bounds(partition).end for partition in projector.partitions}
+                self.figures.measure(projector.next_offsets, ends, {})
 
     def _say_paused(self, error: Exception) -> None:
         reason = "memory" if isinstance(error, ViewsMemoryError) else "disk" if isinstance(error, ViewsError) else "log"

@@ -13,11 +13,22 @@ from typing import Any, NamedTuple
 from ctxlog.core.arbitration import ABANDONED, CONFLICT, Arbiter
 from ctxlog.core.evolve import Evolving
 from ctxlog.errors import NewerEventError
-from ctxlog.model.records import Accepted, EventRecord
-from ctxlog.model.state import Message
+from ctxlog.model.records import EventRecord
+from ctxlog.model.state import Fact, Lease, ToolCall
+from ctxlog.projection.packed import Packed
 
 IDS_MAX = 300_000
 """Ids that streams hold in memory together beyond those of the last batch; some 200 bytes each."""
+
+PACKED_MIN = 2048
+"""Entries from which on a dict of a stream is packed. To look into a packed one takes a
+microsecond longer, for the records of long streams alone."""
+
+PACKED_TOGETHER = 8
+"""So many of them take the room of one that is not packed."""
+
+RECALLED_TOGETHER = 4096
+"""Versions of a stream that are recalled before it is packed."""
 
 IN_PARENT = "in_parent"
 """Why an event of a fork has no effect on what the fork itself holds: it is about something of its parent's."""
@@ -26,13 +37,13 @@ _UNKNOWN = frozenset({"message_unknown", "fact_unknown", "call_unknown"})
 
 
 TEXTS: dict[str, dict[str, Any]] = {
-    "ctxlog.MessageAppended": {"content": None, "parts": None},
-    "ctxlog.ToolReturned": {"content": None, "parts": None},
+    "ctxlog.MessageAppended": {"role": "", "content": None, "parts": None, "name": None, "tool_call_id": None},
+    "ctxlog.ToolReturned": {"content": None, "parts": None, "name": None},
     "ctxlog.FactSet": {"value": ""},
-    "ctxlog.ToolCalled": {"arguments": ""},
+    "ctxlog.ToolCalled": {"name": "", "arguments": "", "source_id": None},
     "ctxlog.ExtensionRecorded": {"data": ""},
 }
-"""Members that the fold does not look at, by event type, and what stands in their place."""
+"""Members that a `Shape` is not made of, by event type, and what stands in their place."""
 
 
 def forget_texts(event: EventRecord) -> None:
@@ -58,19 +69,92 @@ class DecidedRow(NamedTuple):
     payload: dict[str, Any]
 
 
-_ANY = Message("", "", None, None, None, (), None, "", None, None)
+class Calls:
+    """The tool calls of a `Shape`: of one without a key only its status, of one with a key also what it was called with.
+
+    Attributes:
+        states: Statuses of those without a key, as places in `_STATES`.
+        keyed: Those with a key.
+    """
+
+    __slots__ = ("keyed", "states")
+
+    def __init__(self) -> None:
+        self.states: dict[str, int] | Packed = {}
+        self.keyed: dict[str, ToolCall] = {}
+
+    def get(self, call_id: str) -> ToolCall | None:
+        """A call as far as it is kept; None where there is none."""
+        state = self.states.get(call_id)
+        return _STATES[state] if state is not None else self.keyed.get(call_id)
+
+    def __setitem__(self, call_id: str, call: ToolCall) -> None:
+        if call.idempotency_key is None:
+            self.states[call_id] = _PLACES[call.status]
+        else:
+            self.keyed[call_id] = call
+
+    def __len__(self) -> int:
+        return len(self.states) + len(self.keyed)
+
+
+_FACT = Fact("", "", None, None, None, "")
+_STATES = tuple(ToolCall("", "", status, *(None,) * 7, "") for status in ("open", "returned", "failed"))
+_PLACES = {call.status: place for place, call in enumerate(_STATES)}
+_THERE, _REDACTED = 0, 1
 
 
 class Shape(Evolving):
-    """A state as far as later events are judged by it: which messages, facts and calls there are, and not what they say."""
+    """A state as far as later events are judged by it: which messages, facts and calls there are, and not what they say.
+
+    `index` says of a message whether it was redacted, and there is no list of them.
+    """
 
     __slots__ = ()
 
-    def add_message(self, message: Message) -> None:
-        """Keep its id, and the call that it answers."""
-        answers = message.tool_call_id
-        super().add_message(message)
-        self.messages[-1] = _ANY if answers is None else _ANY._replace(tool_call_id=answers)
+    index: dict[str, int] | Packed  # type: ignore[assignment]
+    tool_calls: Calls  # type: ignore[assignment]
+
+    def __init__(self, stream_id: str) -> None:
+        super().__init__(stream_id)
+        self.tool_calls = Calls()
+
+    def add_message(self, meta: dict[str, Any], payload: dict[str, Any], role: str, answers: str | None) -> None:
+        """Keep its id."""
+        del payload, role, answers
+        self.index[meta["event_id"]] = _THERE
+
+    def redact(self, message_id: str, redacted_by: str) -> bool:
+        """Keep that it was."""
+        del redacted_by
+        if self.index[message_id] == _REDACTED:
+            return False
+        self.index[message_id] = _REDACTED
+        return True
+
+    def set_fact(self, meta: dict[str, Any], payload: dict[str, Any]) -> None:
+        """Keep its key."""
+        del meta
+        self.facts[payload["key"]] = _FACT
+
+    def add_call(self, meta: dict[str, Any], payload: dict[str, Any], lease: Lease | None) -> None:
+        """Keep its id."""
+        call_id, key = payload["call_id"], payload["idempotency_key"]
+        if key is not None:
+            self.tool_calls.keyed[call_id] = _STATES[0]._replace(
+                name=payload["name"], arguments=payload["arguments"], idempotency_key=key, lease=lease
+            )
+            return
+        event_id = meta["event_id"]  # Mostly the same, and in memory already.
+        self.tool_calls.states[event_id if event_id == call_id else call_id] = 0
+
+    def settle_call(self, call: ToolCall, status: str, meta: dict[str, Any], payload: dict[str, Any]) -> None:
+        """Keep what became of it."""
+        if call.idempotency_key is None:
+            self.tool_calls.states[payload["call_id"]] = _PLACES[status]
+        else:
+            self.tool_calls.keyed[payload["call_id"]] = call._replace(status=status)
+        self.index[meta["event_id"]] = _THERE
 
 
 class Stream:
@@ -103,20 +187,24 @@ class Stream:
         self.agent_id: str | None = None
         self.newer: str | None = None
 
-    def apply(self, accepted: Accepted) -> str | None:
-        """Let an accepted event take effect; why it has none, or None."""
-        if accepted.version == 1:
-            self.agent_id = accepted.event.meta["agent_id"]
-        evolving = self.evolving
+    def note(self, size: int, at: int | None) -> None:
+        """Count a record of so many bytes."""
+        self.records += 1
+        self.bytes += size
+        if self.records == 1:
+            self.first_at = at
+        self.last_at = at
+
+    def apply(self, version: int, event: EventRecord) -> str | None:
+        """Let the event that was accepted as `version` take effect; why it has none, or None."""
+        if version == 1:
+            self.agent_id = event.meta["agent_id"]
         try:
-            evolving.apply(accepted)
+            reason = self.evolving.take(version, event)
         except NewerEventError:
-            self.newer = self.newer or accepted.event.type
+            self.newer = self.newer or event.type
             return None
-        if evolving.anomalies:
-            reason = evolving.anomalies.pop().reason
-            return IN_PARENT if evolving.parent is not None and reason in _UNKNOWN else reason
-        return None
+        return IN_PARENT if self.evolving.parent is not None and reason in _UNKNOWN else reason
 
     def recall(self, row: DecidedRow) -> None:
         """Take a decided row again, in the order in which they were decided; chain head and owner are set by whoever calls."""
@@ -128,17 +216,33 @@ class Stream:
             return
         arbiter.remember(event_id, row.version)
         arbiter.version = row.version
+        if row.version % RECALLED_TOGETHER == 0:
+            self.pack()  # Not only at the end: until then it would be as large as if there were no packing.
         if row.meta["target"] is not None:
             arbiter.targets[row.meta["target"]] = row.version
         if row.anomaly is None:
-            event = EventRecord(self.partition, row.record_offset, 0, row.type, row.meta, row.payload, b"", 0, True)
-            self.apply(Accepted(row.version, event, 0, 0, b""))
+            self.apply(
+                row.version, EventRecord(self.partition, row.record_offset, 0, row.type, row.meta, row.payload, b"", 0, True)
+            )
+
+    def pack(self) -> None:
+        """Let what grows as long as the stream does take less room, where it is much."""
+        arbiter, evolving = self.arbiter, self.evolving
+        targets: dict[str, int] | Packed = arbiter.targets
+        if isinstance(targets, dict) and len(targets) > PACKED_MIN:
+            # Arbitration asks and sets, and no more.
+            arbiter.targets = Packed(targets, "call:")  # type: ignore[assignment]
+        if isinstance(evolving.index, dict) and len(evolving.index) > PACKED_MIN:
+            evolving.index = Packed(evolving.index)
+        if isinstance(evolving.tool_calls.states, dict) and len(evolving.tool_calls.states) > PACKED_MIN:
+            evolving.tool_calls.states = Packed(evolving.tool_calls.states)
 
     @property
     def weight(self) -> int:
-        """About how many ids it holds."""
+        """About how many ids it holds; some that are packed count as one."""
         evolving = self.evolving
-        return len(self.arbiter.decided) + len(evolving.messages) + len(evolving.facts) + len(evolving.tool_calls) + 10
+        others = len(self.arbiter.decided) + len(evolving.facts) + len(evolving.tool_calls.keyed) + 10
+        return others + sum(map(_weight, (evolving.index, evolving.tool_calls.states)))
 
     def row(self) -> list[Any]:
         """Its row in `streams`."""
@@ -165,6 +269,10 @@ class Stream:
         ]
 
 
+def _weight(ids: dict[str, int] | Packed) -> int:
+    return len(ids) // PACKED_TOGETHER if isinstance(ids, Packed) else len(ids)
+
+
 class Residents:
     """The streams in memory, those that were used last."""
 
@@ -188,6 +296,7 @@ class Residents:
         batch dearer and no peak lower.
         """
         for stream in streams:
+            stream.pack()
             place = stream.partition, stream.arbiter.stream_id
             before = self._streams.pop(place, None)
             weight = stream.weight

@@ -7,6 +7,7 @@ does fast. Whether an event took effect was decided by the fold (column `anomaly
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -66,7 +67,7 @@ COMMON = (
 )
 """Of every row."""
 
-RECORDED_AT, OUTCOME, DECIDED_OFFSET, DECIDED_AT, ANOMALY = 2, 4, 7, 8, 9
+RECORDED_AT, OUTCOME, DECIDED_OFFSET, DECIDED_AT, ANOMALY, BYTES = 2, 4, 7, 8, 9, 10
 """Places in a row. What stands from outcome to anomaly is decided about an event, which may be after its row was made."""
 
 META = (
@@ -175,18 +176,8 @@ CONTROL_TYPE = "ctxlog:control"
 """Begins the type of control records, as their key is spelled: no event type can be called so."""
 UNDECODABLE = schema_of(COMMON)
 STREAMS = schema_of(_STREAMS)
-DECIDED = pa.schema(
-    [
-        ("partition", pa.int32()),
-        ("record_offset", pa.int64()),
-        ("outcome", pa.string()),
-        ("version", pa.int64()),
-        ("chain_head", pa.string()),
-        ("decided_offset", pa.int64()),
-        ("decided_at", pa.timestamp("us")),
-        ("anomaly", pa.string()),
-    ]
-)
+DECISION = schema_of(COMMON[OUTCOME : ANOMALY + 1])
+DECIDED = pa.schema([("partition", pa.int32()), ("record_offset", pa.int64()), *DECISION])
 """What becomes of rows that are there already."""
 
 
@@ -226,4 +217,10 @@ CREATE TABLE projection.custom (name VARCHAR, kind VARCHAR, version VARCHAR, def
 """
 )
 
-Row = list[Any]
+Row = Sequence[Any]
+
+
+def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """Rows, of which there is one at least, as DuckDB takes them."""
+    arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)

@@ -13,7 +13,9 @@ from typing import Any
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from ctxlog.errors import IntegrityError
+from ctxlog.client.log import ContextLog
+from ctxlog.errors import IntegrityError, InvalidInputError
+from ctxlog.model.ids import MAX_ID_BYTES
 from ctxlog.model.jsontext import json_text
 
 Json = dict[str, Any]
@@ -37,12 +39,45 @@ class SafeSerializer(JsonPlusSerializer):
         return super().loads_typed(data)
 
 
-def broken(expected: str) -> IntegrityError:
+class BrokenEventError(IntegrityError):
+    """An event that no `CtxlogSaver` wrote; `of` says of which stream."""
+
+    def __init__(self, expected: str, stream_id: str | None = None) -> None:
+        self._expected = expected
+        where = "a langgraph event" if stream_id is None else f"a langgraph event of stream {stream_id!r}"
+        super().__init__(
+            f"{where}: expected {expected}, found something else; nothing was restored. "
+            "Another program than CtxlogSaver wrote it, or a newer one."
+        )
+
+    def of(self, stream_id: str) -> BrokenEventError:
+        """The same error, with the stream's name."""
+        return BrokenEventError(self._expected, stream_id)
+
+
+def broken(expected: str) -> BrokenEventError:
     """The error for an event that no `CtxlogSaver` wrote; it quotes nothing of it."""
-    return IntegrityError(
-        f"a langgraph event of the thread: expected {expected}, found something else; nothing was restored. "
-        "Another program than CtxlogSaver wrote it, or a newer one."
-    )
+    return BrokenEventError(expected)
+
+
+def written_name(what: str, written: str) -> str:
+    """Return a written name if a stream or a fact may have it. Raises `InvalidInputError`."""
+    if len(written) > MAX_ID_BYTES:
+        raise InvalidInputError(
+            f"{what}: its written name has {len(written)} bytes, expected at most {MAX_ID_BYTES}; nothing was put. "
+            "Shorten it: what is not ASCII takes three for each byte of its UTF-8."
+        )
+    return written
+
+
+def open_log(log: Any) -> ContextLog:
+    """Return what is an open log. Raises `InvalidInputError` for anything else, as for the face of a log for coroutines."""
+    if not isinstance(log, ContextLog):
+        raise InvalidInputError(
+            f"log: expected a ContextLog, found {type(log).__name__}; nothing was done. Open a `ContextLog`: what takes it "
+            "here has coroutines of its own. For others, `AsyncContextLog(log)` is its face."
+        )
+    return log
 
 
 def dump(value: Any, serde: SerializerProtocol) -> Json:

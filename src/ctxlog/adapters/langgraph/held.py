@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from weakref import WeakValueDictionary
 
+from ctxlog.adapters.langgraph.encoding import BrokenEventError
 from ctxlog.adapters.langgraph.thread import Thread
 from ctxlog.client.log import ContextLog
 from ctxlog.model.events import Event
@@ -41,21 +42,27 @@ class HeldThreads:
         with self._guard:
             lock = self._locks.setdefault(stream_id, threading.RLock())
         with lock:
-            thread = self._taken(stream_id)
-            if thread is None:
-                thread = Thread(stream_id, self._log.replayer.follow(stream_id))
-                with uncollected():
-                    self._log.replayer.advance(thread.cursor, self._log._end(stream_id), seen=thread.see)
-            else:
-                self._log.replayer.advance(thread.cursor, self._log._end(stream_id), seen=thread.see)
-            self._keep(thread)
-            yield thread
+            try:
+                yield self._read(stream_id)
+            except BrokenEventError as error:
+                raise error.of(stream_id) from None
 
     def append(self, thread: Thread, agent: str, events: Sequence[Event], ids: Sequence[str]) -> None:
         """Append to a thread that somebody is `reading`."""
         self._taken(thread.stream_id)
         self._log.context(thread.stream_id, agent_id=agent)._append(events, {"event_ids": ids}, thread)
         self._keep(thread)
+
+    def _read(self, stream_id: str) -> Thread:
+        thread = self._taken(stream_id)
+        if thread is None:
+            thread = Thread(stream_id, self._log.replayer.follow(stream_id))
+            with uncollected():
+                self._log.replayer.advance(thread.cursor, self._log._end(stream_id), seen=thread.see)
+        else:
+            self._log.replayer.advance(thread.cursor, self._log._end(stream_id), seen=thread.see)
+        self._keep(thread)
+        return thread
 
     def _taken(self, stream_id: str) -> Thread | None:
         """Out of the folds at hand, until it is kept again: one whose reading fails half-way is not used any more."""

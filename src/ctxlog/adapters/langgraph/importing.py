@@ -12,6 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
 from ctxlog.adapters.langgraph.saver import CtxlogSaver
+from ctxlog.errors import InvalidInputError
 
 
 class ImportedThreads(NamedTuple):
@@ -32,7 +33,12 @@ def import_threads(
         source: The saver that has them. What it decodes, and how, is its own matter.
         target: The saver that gets them, under the same names.
         thread_ids: The threads; by default all that the source lists.
+
+    Raises:
+        InvalidInputError: `thread_ids` is one text, or a thread's name is too long for a stream.
     """
+    if isinstance(thread_ids, str):
+        raise InvalidInputError("thread_ids: expected several, found one text; nothing was brought in")
     parents: dict[str, dict[tuple[str, str], str | None]] = {}
     configs: list[RunnableConfig | None] = (
         [None] if thread_ids is None else [{"configurable": {"thread_id": thread_id}} for thread_id in thread_ids]

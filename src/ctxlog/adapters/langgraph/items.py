@@ -46,16 +46,16 @@ def value_text(value: Any, serde: SerializerProtocol) -> str:
         raise InvalidInputError(f"value: nothing can carry it ({type(error).__name__}); nothing was put") from None
 
 
-def value_of(text: str, serde: SerializerProtocol, stream_id: str) -> dict[str, Any]:
+def value_of(text: str, serde: SerializerProtocol, stream_id: str, name: str) -> dict[str, Any]:
     """The value that a fact holds; each call makes a new one. Raises `IntegrityError`."""
     try:
         value = json.loads(text)
         if TYPED in text:
             value = _read(value, serde)
     except (ValueError, RecursionError, IntegrityError):
-        raise _no_item(stream_id, "another text") from None
+        raise _no_item(stream_id, name, "another text") from None
     if not isinstance(value, dict):
-        raise _no_item(stream_id, type(value).__name__)
+        raise _no_item(stream_id, name, type(value).__name__)
     return value
 
 
@@ -81,10 +81,10 @@ def _read(value: Any, serde: SerializerProtocol) -> Any:
     return load(value[TYPED], serde) if value.keys() == {TYPED} else {name: _read(item, serde) for name, item in value.items()}
 
 
-def _no_item(stream_id: str, found: str) -> IntegrityError:
+def _no_item(stream_id: str, name: str, found: str) -> IntegrityError:
     return IntegrityError(
-        f"stream {stream_id!r}: expected a fact that is an item of CtxlogStore, a JSON object; found {found}. Nothing was read. "
-        "Another program wrote it, or a newer one: put or delete the item anew."
+        f"stream {stream_id!r}: expected fact {name!r} to be an item of CtxlogStore, a JSON object; found {found}. "
+        "Nothing was read. Another program wrote it, or a newer one: put or delete the item anew."
     )
 
 

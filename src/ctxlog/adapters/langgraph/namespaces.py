@@ -46,6 +46,8 @@ _LABEL = _KEY.replace("/", "")
 
 def check_labels(labels: Any) -> Labels:
     """Labels as a tuple. Raises `InvalidNamespaceError` where LangGraph allows no such."""
+    if isinstance(labels, str):
+        raise InvalidNamespaceError('namespace: expected labels, as in ("memories", "ann"), found one text')
     checked = tuple(labels)
     for label in checked:
         if not isinstance(label, str) or not label or "." in label or "\0" in label:
@@ -103,7 +105,7 @@ class Held(NamedTuple):
 
     def value(self, serde: SerializerProtocol) -> dict[str, Any]:
         """The value; each call makes a new one. Raises `IntegrityError`."""
-        return value_of(self.fact.value, serde, self.stream_id)
+        return value_of(self.fact.value, serde, self.stream_id, self.name)
 
     def members(self, serde: SerializerProtocol) -> dict[str, Any]:
         """What LangGraph's items are made of. Raises `IntegrityError`."""

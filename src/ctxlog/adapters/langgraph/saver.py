@@ -27,7 +27,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, broken, dump, load
+from ctxlog.adapters.langgraph.encoding import Json, SafeSerializer, broken, dump, load, open_log, written_name
 from ctxlog.adapters.langgraph.held import HeldThreads
 from ctxlog.adapters.langgraph.messages import DeltaSnapshot, is_messages
 from ctxlog.adapters.langgraph.putting import checkpoint_events, extension, id_of, seed_of, writes_events
@@ -54,7 +54,7 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
 
     def __init__(self, log: ContextLog, *, agent: str, serde: SerializerProtocol | None = None) -> None:
         super().__init__(serde=serde or SafeSerializer())
-        self._log = log
+        self._log = open_log(log)
         self._agent = check_agent_id(agent)
         self._held = HeldThreads(log)
 
@@ -266,7 +266,8 @@ class CtxlogSaver(BaseCheckpointSaver[str]):
 
     def _stream(self, thread_id: str) -> str:
         # LangGraph takes numbers and UUIDs too. Reversible: '%' stands only before two hex digits, and alone for the empty name.
-        return f"{self._agent}/{quote(str(thread_id), safe=_KEPT, errors='surrogatepass') or '%'}"
+        written = quote(str(thread_id), safe=_KEPT, errors="surrogatepass") or "%"
+        return written_name("thread_id, behind the agent's name", f"{self._agent}/{written}")
 
     def _thread_ids(self) -> Sequence[str]:
         names = (name.partition("/")[2] for name in self._log.matching("*") if name.startswith(f"{self._agent}/"))

@@ -26,7 +26,7 @@ from langgraph.store.base import (
     TTLConfig,
 )
 
-from ctxlog.adapters.langgraph.encoding import SafeSerializer
+from ctxlog.adapters.langgraph.encoding import SafeSerializer, open_log, written_name
 from ctxlog.adapters.langgraph.items import value_text
 from ctxlog.adapters.langgraph.looking import Look, Search, check_key
 from ctxlog.adapters.langgraph.namespaces import Labels, Namespaces, check_labels, fact_of, stream_of
@@ -38,7 +38,7 @@ from ctxlog.client.updating import Tries, committed
 from ctxlog.core.arbitration import APPEND_EVENTS_MAX
 from ctxlog.errors import AbandonedError, ConflictError, InvalidInputError, LogBusyError
 from ctxlog.model.events import Event, FactRemoved, FactSet
-from ctxlog.model.ids import MAX_ID_BYTES, check_actor, check_agent_id
+from ctxlog.model.ids import check_actor, check_agent_id
 from ctxlog.model.state import NUMBER_MAX
 
 PUT_SECONDS = 60.0
@@ -92,7 +92,7 @@ class CtxlogStore(BaseStore):
         serde: SerializerProtocol | None = None,
     ) -> None:
         self.ttl_config: TTLConfig | None = {"refresh_on_read": False, "omit_expired": True}
-        self._log = log
+        self._log = open_log(log)
         self._actor = check_actor(f"agent:{check_agent_id(agent)}")
         self._index = None if index is None else SemanticIndex(index)
         self._serde = serde or SafeSerializer()
@@ -164,8 +164,8 @@ class CtxlogStore(BaseStore):
             if op.value is None:
                 put = _Put(None, None)
             else:
-                _check_length("namespace", stream_of(labels))
-                _check_length("key", name)
+                written_name("namespace", stream_of(labels))
+                written_name("key", name)
                 put = _Put(value_text(op.value, self._serde), None if op.ttl is None else _expires_at(op.ttl))
             changes = puts.setdefault(labels, {})
             changes.pop(name, None)
@@ -215,14 +215,6 @@ async def _in_thread(work: Callable[[Any], T], argument: Any) -> T:
     """Run in a thread, to its end: neither a cancelled caller nor the end of the loop takes it back."""
     run = contextvars.copy_context().run
     return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, run, work, argument))
-
-
-def _check_length(what: str, written: str) -> None:
-    if len(written) > MAX_ID_BYTES:
-        raise InvalidInputError(
-            f"{what}: its written name has {len(written)} bytes, expected at most {MAX_ID_BYTES}; nothing was put. "
-            "Shorten it: what is not ASCII takes three for each byte of its UTF-8."
-        )
 
 
 def _expires_at(ttl: Any) -> int:
