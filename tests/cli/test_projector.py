@@ -136,7 +136,10 @@ def test_status_passes_over_files_that_are_no_views_of_this_log(refunds: Program
     refunds("projector", "run", "--once", "--log", "embedded:other", "--views", str(folder), "--instance", "other")
     (folder / "broken.duckdb").write_bytes(b"no database")
     assert "there are no views of this log" in refunds("projector", "status", code=1).err
+    assert "other.duckdb: these are views of another log" in refunds("projector", "run", "--once", code=1).err
+    (folder / "other.duckdb").rename(folder / "other")
     refunds("projector", "run", "--once")
+    (folder / "other").rename(folder / "other.duckdb")
     done = refunds("projector", "status")
     assert "broken.duckdb: no views that can be read" in done.err
     assert "other.duckdb: views of another log" in done.err

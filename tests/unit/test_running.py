@@ -328,3 +328,11 @@ def test_a_run_that_is_stopped_before_it_is_as_far_as_what_is_published_leaves_t
     assert contents(instance.published) == before
     assert running.unpublished
     assert "holds more than was projected again by now" in said[-1]
+
+
+def test_a_folder_with_views_of_another_log_is_refused(memory: MemoryLog, instance: Instance) -> None:
+    """Whoever reads there would be refused from then on."""
+    once(MemoryLog(1), Instance(instance.folder, "other"))
+    with pytest.raises(ViewsError, match=r"other\.duckdb: these are views of another log; nothing was projected"):
+        Running(memory, instance).run(once=True)
+    assert not instance.published.exists()

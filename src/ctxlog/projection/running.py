@@ -26,7 +26,7 @@ from ctxlog.errors import (
 )
 from ctxlog.log.protocol import EventLog
 from ctxlog.model.records import Record
-from ctxlog.projection.coverage import coverage_of
+from ctxlog.projection.coverage import coverage_of, published_files
 from ctxlog.projection.custom import Projection, SqlViews
 from ctxlog.projection.figures import Figures
 from ctxlog.projection.instance import Instance
@@ -181,6 +181,7 @@ class Running:
             ViewsError, IntegrityError, LogOpenError: No waiting mends this; what was published stays.
         """
         with self.instance.owned():
+            self._check_neighbours()
             self._publish_at = time.monotonic() + (self._publish_seconds if once else 0.0)
             self._sign_at = time.monotonic() + self._sign_seconds
             self._share = None if once else join()
@@ -194,6 +195,16 @@ class Running:
                 if self._share is not None:
                     self._share.close()
             return done
+
+    def _check_neighbours(self) -> None:
+        """Readers take the files of a folder together, so all of them are about one log."""
+        for path in published_files(self.instance.folder):
+            found = coverage_of(path)
+            if path != self.instance.published and found is not None and found.log_id not in (None, self.log.log_id):
+                raise ViewsError(
+                    f"{path}: these are views of another log; nothing was projected. Views of one log belong in a folder: name "
+                    "another (--views), or move that file."
+                )
 
     def _until_done(self, once: bool) -> bool:
         pause = BACKOFF_SECONDS
