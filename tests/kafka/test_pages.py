@@ -22,6 +22,7 @@ def test_what_a_page_shows_of_kafka_works(page: Path, kafka: Any, tmp_path: Path
     for match in _BLOCK.finditer(text):
         told = match[1].replace("localhost:9092?topic=ctxlog.events", f"{kafka.bootstrap}?topic={default}")
         told = told.replace("localhost:9092?topic=agents", f"{kafka.bootstrap}?topic={copied}")
+        told = told.replace("localhost-9092/ctxlog.events", f"{kafka.bootstrap.replace(':', '-')}/{default}")
         # The pages name no topic where they type the default one.
         told = re.sub(r"kafka://localhost:9092(?=\s|$)", f"'kafka://{kafka.bootstrap}?topic={default}'", told)
         told = re.sub(r"^(\$ export \w+=)'(.*)'$", r"\1\2", told, flags=re.M)
