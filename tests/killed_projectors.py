@@ -28,6 +28,7 @@ from ctxlog.projection.states import state_of
 from ctxlog.replay.history import history
 from ctxlog.replay.replayer import Replayer
 from ctxlog.wiring import join_group, open_log
+from reading_views import Reader
 from writing import group, raw
 
 
@@ -109,26 +110,18 @@ def project(url: str, folder: str, seed: str) -> None:
 
 
 def kill_in_a_loop(url: str, folder: Path, kills: int, seed: int) -> tuple[int, int]:
-    """Start, let it do some steps, kill -9, again; the records projected in the end, and the kills that hit one at work."""
+    """Start, let it do some steps, kill -9, again, while others write and read; the records projected in the end, and the kills
+    that hit one at work."""
     dice, hit = random.Random(seed), 0
     writer = Writer(url, seed)
     writer.start()
-    for number in range(kills):
-        command = [sys.executable, __file__, url, str(folder), str(number)]
-        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert process.stdout is not None
-        batches = -1
-        for _ in range(dice.choice((1, 2, 3, 8, 30))):
-            said = process.stdout.readline()
-            assert said, process.communicate()[1]
-            batches = int(said)
-        time.sleep(dice.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        hit += batches > 0
-        if number % 5 == 0:
-            look(folder / "current.duckdb")
+    with Reader(folder) as reader:
+        for number in range(kills):
+            hit += _kill(url, folder, number, dice)
+            if number % 5 == 0:
+                look(folder / "current.duckdb")
     writer.finish()
+    assert len(set(reader.seen)) > kills // 5, "the reader saw hardly anything"
     opened = open_log(url)
     from ctxlog.projection.instance import Instance
     from ctxlog.projection.running import Running
@@ -136,6 +129,22 @@ def kill_in_a_loop(url: str, folder: Path, kills: int, seed: int) -> tuple[int, 
     Running(opened.log, Instance(folder)).run(once=True)
     opened.close()
     return judge(url, folder / "current.duckdb"), hit
+
+
+def _kill(url: str, folder: Path, number: int, dice: random.Random) -> bool:
+    """Start a projector, let it do some steps, and kill it; whether it had kept a batch."""
+    command = [sys.executable, __file__, url, str(folder), str(number)]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    batches = -1
+    for _ in range(dice.choice((1, 2, 3, 8, 30))):
+        said = process.stdout.readline()
+        assert said, process.communicate()[1]
+        batches = int(said)
+    time.sleep(dice.random() * 0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return batches > 0
 
 
 def look(published: Path) -> None:

@@ -27,6 +27,7 @@ from ctxlog.log.kafka.group import Group
 from ctxlog.projection.coverage import coverage_of, published_files
 from ctxlog.projection.instance import Instance
 from ctxlog.projection.running import Running
+from reading_views import Reader
 from running import Run, contents, expected, rows, stamp_of, until, write
 
 PARTITIONS = 6
@@ -125,7 +126,7 @@ def test_instances_that_join_and_leave_under_load_miss_and_double_nothing(
     program: Program, log: KafkaLog, tmp_path: Path
 ) -> None:
     folder, stop = tmp_path / "views", threading.Event()
-    with again(log) as own, instances(program, log) as running:
+    with again(log) as own, instances(program, log) as running, Reader(folder) as reader:
 
         def load() -> None:
             number = 0
@@ -159,6 +160,7 @@ def test_instances_that_join_and_leave_under_load_miss_and_double_nothing(
         running["b"].send_signal(signal.SIGTERM)
         assert running["b"].wait(60) == 0
     assert union(folder) == expected(log, tmp_path / "whole.duckdb")["events"]
+    assert len(set(reader.seen)) > 5
 
 
 def _of(folder: Path, name: str) -> dict[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ctxlog.projection.query import Views
+from reading_views import CONSISTENT
 from views_made import asked
 
 QUERIES = 300
@@ -37,23 +38,6 @@ while True:
         if not said:
             said = bool(print("published", flush=True)) or True
 """
-
-CONSISTENT = """
-SELECT
-    (SELECT sum(records) FROM streams) = (SELECT count(*) FROM events WHERE stream_id IS NOT NULL),
-    (SELECT coalesce(bool_and(c.next_offset > e.last), true) FROM coverage c
-        JOIN (SELECT partition, max(record_offset) AS last FROM events GROUP BY partition) e USING (partition)),
-    (SELECT count(DISTINCT partition) FROM events) = (SELECT count(*) FROM coverage),
-    (SELECT bool_and(n = high AND low = 1) FROM
-        (SELECT count(version) AS n, min(version) AS low, max(version) AS high FROM events WHERE outcome = 'accepted'
-            GROUP BY stream_id)),
-    (SELECT bool_and(s.version = e.high AND s.chain_head = e.head) FROM streams s JOIN
-        (SELECT stream_id, max(version) AS high, arg_max(chain_head, version) AS head FROM events WHERE outcome = 'accepted'
-            GROUP BY stream_id) e USING (stream_id)),
-    (SELECT count(*) FROM messages) = (SELECT count(*) FROM events WHERE type = 'ctxlog.MessageAppended'
-        AND outcome = 'accepted')
-"""
-"""Each must be true of any state that a projector committed."""
 
 
 @pytest.fixture
