@@ -7,15 +7,17 @@ import math
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
 from ctxlog import ContextLog
 from ctxlog.errors import InvalidInputError, QueryStoppedError, ViewsBusyError, ViewsError, ViewsOutdatedError
+from ctxlog.projection import published as published_files
 from ctxlog.projection.projector import Projector
 from ctxlog.projection.query import Views
-from views_made import all_of, asked, log_of, published, write_more
+from views_made import STREAMS, all_of, asked, log_of, published, write_more
 
 RUNS_LONG = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3"
 
@@ -318,3 +320,28 @@ def test_an_instance_without_partitions_can_be_read_alone_and_beside_others(tmp_
     published(log, tmp_path, "busy")
     with Views(tmp_path) as views:
         assert asked(views, "SELECT count(*) FROM streams") == [(12,)]
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_is_replaced_while_it_is_opened_is_opened_again(
+    views_folder: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    real, tries = published_files._attach, []
+
+    def attach(connection: Any, path: Path, name: str) -> Any:
+        tries.append(path)
+        if len(tries) == 1:
+            if replaced:
+                shutil.copyfile(path, path.with_suffix(".new"))
+                path.with_suffix(".new").replace(path)
+            raise ViewsError("cut off in the middle")
+        return real(connection, path, name)
+
+    monkeypatch.setattr(published_files, "_attach", attach)
+    if replaced:
+        with Views(views_folder) as views:
+            assert len(asked(views, "FROM streams")) == len(STREAMS)
+    else:
+        with pytest.raises(ViewsError, match="cut off"):
+            Views(views_folder)
+    assert len(tries) == 1 + replaced

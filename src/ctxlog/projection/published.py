@@ -69,7 +69,7 @@ def attach(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> list
         ViewsOutdatedError: One is of another version of the views.
         ViewsError: One is no published file, or they are not all of one log.
     """
-    sources = [_attach(connection, path, f"published_{number}") for number, path in enumerate(paths)]
+    sources = [_attached(connection, path, f"published_{number}") for number, path in enumerate(paths)]
     for source in sources[1:]:
         if source.log_id != sources[0].log_id:
             raise ViewsError(
@@ -77,6 +77,26 @@ def attach(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> list
                 f"{sources[0].log_id}; nothing was read. Views of one log belong in a folder: move the others."
             )
     return sources
+
+
+def _attached(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> Source:
+    """As `_attach`; once more where another file took this one's place meanwhile, which need not be noticed by whoever reads."""
+    before = _identity(path)
+    try:
+        return _attach(connection, path, name)
+    except ViewsError:
+        if _identity(path) == before:
+            raise
+    connection.execute(f"DETACH DATABASE IF EXISTS {name}")
+    return _attach(connection, path, name)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> Source:
@@ -122,8 +142,10 @@ def _failure(path: Path, error: Exception) -> ViewsError:
         )
     if isinstance(error, duckdb.OutOfMemoryException):
         return ViewsError(f"{path}: opening it takes more memory than was given; nothing was read. Give it more: --memory SIZE.")
+    # What the system says of a file. Other errors may quote what is stored.
+    said = f": {str(error).splitlines()[0][:200]}" if isinstance(error, duckdb.IOException) else ""
     return ViewsError(
-        f"{path}: this is no published file of views, or it is damaged ({type(error).__name__}); nothing was read. Move it "
+        f"{path}: this is no published file of views, or it is damaged ({type(error).__name__}{said}); nothing was read. Move it "
         "away, or have it published again."
     )
 
