@@ -2,33 +2,16 @@
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, RemoveMessage, ToolMessage, message_chunk_to_message
-from langgraph.checkpoint.base import empty_checkpoint
 from pydantic import BaseModel
 
 from ctxlog import ContextLog
-from ctxlog.adapters.langgraph import CtxlogSaver
-
-START = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+from saver_puts import START, cold, put
 
 
 @pytest.fixture
 def log(tmp_path):
     with ContextLog.open(f"embedded:{tmp_path / 'log'}") as log:
         yield log
-
-
-def cold(log):
-    """A saver that has read nothing yet."""
-    return CtxlogSaver(log, agent="bot")
-
-
-def put(saver, config, step, messages):
-    """Put a checkpoint that holds a list of messages; its config."""
-    checkpoint = empty_checkpoint()
-    checkpoint["id"] = str(step)
-    checkpoint["channel_versions"] = {"messages": str(step)}
-    checkpoint["channel_values"] = {"messages": messages}
-    return saver.put(config, checkpoint, {"source": "loop", "step": step}, {"messages": str(step)})
 
 
 def shown(log):

@@ -12,16 +12,13 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 from langgraph.channels import DeltaChannel
-from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, MessagesState, StateGraph
 from langgraph.graph import START as START_NODE
 from langgraph.types import Send
 
 from ctxlog import ContextLog
-from ctxlog.adapters.langgraph import CtxlogSaver
 from langgraph_graphs import agent, asked, thread
-
-START = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+from saver_puts import START, cold, put
 
 
 def talked(messages, writes):
@@ -45,20 +42,6 @@ SECRET = "4111 1111 1111 1111"
 def log(tmp_path):
     with ContextLog.open(f"embedded:{tmp_path / 'log'}") as log:
         yield log
-
-
-def cold(log):
-    """A saver that has read nothing yet."""
-    return CtxlogSaver(log, agent="bot")
-
-
-def put(saver, config, step, messages):
-    """Put a checkpoint that holds a list of messages; its config."""
-    checkpoint = empty_checkpoint()
-    checkpoint["id"] = str(step)
-    checkpoint["channel_versions"] = {"messages": str(step)}
-    checkpoint["channel_values"] = {"messages": messages}
-    return saver.put(config, checkpoint, {"source": "loop", "step": step}, {"messages": str(step)})
 
 
 def redact(log, text):

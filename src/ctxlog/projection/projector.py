@@ -8,8 +8,6 @@ brokers are away, nothing is skipped: what was not kept is read again.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -27,6 +25,7 @@ from ctxlog.projection.custom_tables import CustomTables
 from ctxlog.projection.rows import Batch
 from ctxlog.projection.store import Progress, Step, ViewStore
 from ctxlog.projection.streams import Residents, Stream, forget_texts
+from ctxlog.replay.collecting import uncollected
 
 BATCH_RECORDS = 10_000
 BATCH_BYTES = 32 * 1024 * 1024
@@ -170,7 +169,7 @@ class Projector:
         Partitions take turns: the one behind the one that filled the last batch is first, so that none waits for the end of
         another's backlog.
         """
-        with _uncollected():
+        with uncollected():
             return self._fetch(ends)
 
     def _fetch(self, ends: Mapping[int, int]) -> list[Fetched]:
@@ -199,7 +198,7 @@ class Projector:
 
         After an error the file is as it was before, and what is in memory is once `restart` was called.
         """
-        with _uncollected():
+        with uncollected():
             self._keep(fetched)
 
     def _keep(self, fetched: Sequence[Fetched]) -> None:
@@ -289,19 +288,6 @@ class Projector:
     def close(self) -> None:
         """Let go of the file."""
         self.store.close()
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without Python's search for cycles. A batch makes a hundred thousand objects and no cycle, and what is there of each stream
-    would be gone through hundreds of times in vain: a third of all time over 400,000 events."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _stream_ids(records: Iterable[Record]) -> Iterator[str]:
